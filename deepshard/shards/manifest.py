@@ -1,0 +1,68 @@
+"""Manifests: what a version of the weights consists of, shard by shard, and how each shard is stored.
+
+A *shard* is the unit of placement: row ranges of one or more tensors, concatenated in order, `decoded_bytes` long. Its
+*chunk* is the encoded form, stored and sent as it is and addressed by BLAKE3 of the encoded bytes. `weights_root` is
+over the decoded bytes only, so it depends on no compressor.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from deepshard.encoding import Record
+from deepshard.limits import CHUNK_BYTES_MAX, CHUNK_DECODED_BYTES_MAX, MANIFEST_SHARDS_MAX
+from deepshard.primitives import Count, Digest
+
+DType = Literal["bf16", "f16", "f32", "i8"]
+Codec = Literal["planes", "xor-planes", "raw"]
+TensorName = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9_.\-]+$")]
+FileName = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*$")]
+
+
+class TensorEntry(Record, frozen=True):
+    """A tensor of the model; a scalar has shape ()."""
+
+    name: TensorName
+    dtype: DType
+    shape: tuple[Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)], ...]
+
+
+class TensorSlice(Record, frozen=True):
+    """Rows `row_start` to `row_start + row_count` of tensor number `tensor`, taken along its first dimension."""
+
+    tensor: Count
+    row_start: Count
+    row_count: Count
+
+
+class ShardEntry(Record, frozen=True):
+    """A shard and its chunk. `base` is the decoded digest of the parent's shard for `xor-planes`, else zero."""
+
+    slices: Annotated[tuple[TensorSlice, ...], msgspec.Meta(min_length=1)]
+    decoded_bytes: Annotated[int, msgspec.Meta(ge=0, le=CHUNK_DECODED_BYTES_MAX)]
+    decoded_digest: Digest
+    codec: Codec
+    chunk: Digest
+    chunk_bytes: Annotated[int, msgspec.Meta(ge=0, le=CHUNK_BYTES_MAX)]
+    base: Digest
+
+
+class FileEntry(Record, frozen=True):
+    """A small file of the model's directory (config, tokenizer), stored as a blob."""
+
+    name: FileName
+    digest: Digest
+    size: Count
+
+
+class Manifest(Record, frozen=True):
+    """One version of the weights. `parent` is the content address of the manifest its deltas build on, or zero."""
+
+    format: Annotated[int, msgspec.Meta(ge=1, le=1)]
+    parent: Digest
+    weights_root: Digest
+    tensors: tuple[TensorEntry, ...]
+    shards: Annotated[tuple[ShardEntry, ...], msgspec.Meta(max_length=MANIFEST_SHARDS_MAX)]
+    files: tuple[FileEntry, ...]

@@ -1,0 +1,219 @@
+"""The message catalogue: every kind with its fields, bounds and priority.
+
+Blocks, votes, proposals and transactions travel as the author's own signed bytes, opaque to the wire.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from deepshard.encoding import Record
+from deepshard.limits import BLOCK_BYTES_MAX, PEERS_MAX, SYNC_BLOCKS_MAX, TRANSACTION_BYTES_MAX, WANT_DIGESTS_MAX
+from deepshard.primitives import Count, Digest, Height
+
+RequestId = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+VoteBytes = Annotated[bytes, msgspec.Meta(max_length=512)]
+HostPort = Annotated[str, msgspec.Meta(max_length=280)]
+
+
+class Priority(IntEnum):
+    """Order in which queued frames leave; lower first."""
+
+    CONSENSUS = 0
+    GOSSIP = 1
+    BULK = 2
+
+
+class Message(Record, frozen=True):
+    """Base of every message."""
+
+    KIND: ClassVar[int]
+    PRIORITY: ClassVar[Priority] = Priority.GOSSIP
+
+
+class Ping(Message, frozen=True):
+    """Ask for a `Pong` with the same nonce."""
+
+    KIND = 1
+    nonce: RequestId
+
+
+class Pong(Message, frozen=True):
+    """Answer to `Ping`."""
+
+    KIND = 2
+    nonce: RequestId
+
+
+class Goodbye(Message, frozen=True):
+    """The sender closes the link; `reason` is for people."""
+
+    KIND = 3
+    reason: Annotated[str, msgspec.Meta(max_length=200)]
+
+
+class Peers(Message, frozen=True):
+    """Listen addresses of nodes the sender knows; sent once after the handshake and when they change."""
+
+    KIND = 4
+    addresses: Annotated[tuple[HostPort, ...], msgspec.Meta(max_length=PEERS_MAX)]
+
+
+class Status(Message, frozen=True):
+    """How far the sender's chain has come; sent after the handshake and after every committed block."""
+
+    KIND = 5
+    PRIORITY = Priority.CONSENSUS
+    height: Height
+
+
+class Transactions(Message, frozen=True):
+    """Gossip of signed transactions."""
+
+    KIND = 16
+    transactions: Annotated[
+        tuple[Annotated[bytes, msgspec.Meta(max_length=TRANSACTION_BYTES_MAX)], ...], msgspec.Meta(max_length=1024)
+    ]
+
+
+class BlockProposal(Message, frozen=True):
+    """A signed proposal with its whole block."""
+
+    KIND = 17
+    PRIORITY = Priority.CONSENSUS
+    proposal: VoteBytes
+    block: Annotated[bytes, msgspec.Meta(max_length=BLOCK_BYTES_MAX)]
+
+
+class Votes(Message, frozen=True):
+    """Gossip of signed consensus votes, in batches."""
+
+    KIND = 18
+    PRIORITY = Priority.CONSENSUS
+    votes: Annotated[tuple[VoteBytes, ...], msgspec.Meta(max_length=512)]
+
+
+class BlocksRequest(Message, frozen=True):
+    """Ask for committed blocks from a height on."""
+
+    KIND = 20
+    request: RequestId
+    from_height: Height
+    count: Annotated[int, msgspec.Meta(ge=1, le=SYNC_BLOCKS_MAX)]
+
+
+class Blocks(Message, frozen=True):
+    """Committed blocks with their certificates, in order of height; may hold fewer than asked."""
+
+    KIND = 21
+    request: RequestId
+    blocks: Annotated[tuple[tuple[bytes, bytes], ...], msgspec.Meta(max_length=SYNC_BLOCKS_MAX)]
+
+
+class HeadersRequest(Message, frozen=True):
+    """Ask for light blocks from a height on."""
+
+    KIND = 22
+    request: RequestId
+    from_height: Height
+    count: Annotated[int, msgspec.Meta(ge=1, le=SYNC_BLOCKS_MAX)]
+
+
+class Headers(Message, frozen=True):
+    """Light blocks: encoded header, certificate, and validator set of that height."""
+
+    KIND = 23
+    request: RequestId
+    headers: Annotated[tuple[tuple[bytes, bytes, bytes], ...], msgspec.Meta(max_length=SYNC_BLOCKS_MAX)]
+
+
+class ProofRequest(Message, frozen=True):
+    """Ask for a state entry with its Merkle proof at the latest height."""
+
+    KIND = 24
+    request: RequestId
+    key: Annotated[bytes, msgspec.Meta(max_length=128)]
+
+
+class ProofReply(Message, frozen=True):
+    """A state entry (None: proven absent) under the state root of `height`, with the encoded proof."""
+
+    KIND = 25
+    request: RequestId
+    height: Height
+    value: bytes | None
+    proof: bytes
+
+
+class HaveRequest(Message, frozen=True):
+    """Ask which of these blobs and chunks the peer would serve us."""
+
+    KIND = 32
+    request: RequestId
+    digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=WANT_DIGESTS_MAX)]
+
+
+class HaveReply(Message, frozen=True):
+    """Bitmap over the request's digests, bit i of byte i // 8."""
+
+    KIND = 33
+    request: RequestId
+    bitmap: Annotated[bytes, msgspec.Meta(max_length=WANT_DIGESTS_MAX // 8)]
+
+
+class BlobRequest(Message, frozen=True):
+    """Ask for a blob or chunk by content address."""
+
+    KIND = 34
+    request: RequestId
+    digest: Digest
+
+
+class BlobStatus(IntEnum):
+    """How a blob request was answered."""
+
+    FOUND = 0
+    NOT_FOUND = 1
+    NOT_LICENSED = 2
+    BUSY = 3
+
+
+class BlobReply(Message, frozen=True):
+    """Answer to `BlobRequest`; when found, the bytes are the frame's attachment."""
+
+    KIND = 35
+    PRIORITY = Priority.BULK
+    request: RequestId
+    digest: Digest
+    status: BlobStatus
+    offset: Count
+    """Where the attachment starts in a blob larger than one frame."""
+    size: Count
+
+
+CATALOGUE: dict[int, type[Message]] = {
+    kind.KIND: kind
+    for kind in (
+        Ping,
+        Pong,
+        Goodbye,
+        Peers,
+        Status,
+        Transactions,
+        BlockProposal,
+        Votes,
+        BlocksRequest,
+        Blocks,
+        HeadersRequest,
+        Headers,
+        ProofRequest,
+        ProofReply,
+        HaveRequest,
+        HaveReply,
+        BlobRequest,
+        BlobReply,
+    )
+}
