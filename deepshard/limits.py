@@ -48,12 +48,14 @@ PROBES_MAX: Final = 256
 SKETCH_BUCKETS: Final = 256
 
 # shards
+BLOB_BYTES_MAX: Final = ATTACHMENT_BYTES_MAX
+"""Any content-addressed object: text segment, manifest, file part, chunk. One frame carries it."""
+FILE_PART_BYTES_MAX: Final = 4 * MIB
 CHUNK_DECODED_BYTES_TARGET: Final = 2 * MIB
 CHUNK_DECODED_BYTES_MAX: Final = 4 * MIB
 CHUNK_BYTES_MAX: Final = CHUNK_DECODED_BYTES_MAX + 64 * KIB
-MANIFEST_BYTES_MAX: Final = 16 * MIB
+MANIFEST_BYTES_MAX: Final = BLOB_BYTES_MAX
 MANIFEST_SHARDS_MAX: Final = 1 << 17
-BLOB_BYTES_MAX: Final = 16 * MIB
 WANT_DIGESTS_MAX: Final = 1024
 
 # node

@@ -75,7 +75,7 @@ class ScoreTexts(JobRecord, frozen=True, tag="score-texts"):
 
 
 class TextScore(JobRecord, frozen=True):
-    """One text: tokens, mean log-prob (nats a token), conditional curvature (z), perturbation discrepancy (nats a token)."""
+    """One text: mean log-prob and perturbation discrepancy in nats a token, conditional curvature as a z-value."""
 
     tokens: int
     log_prob: float

@@ -50,11 +50,11 @@ class ShardEntry(Record, frozen=True):
 
 
 class FileEntry(Record, frozen=True):
-    """A small file of the model's directory (config, tokenizer), stored as a blob."""
+    """A small file of the model's directory (config, tokenizer), stored as consecutive blobs."""
 
     name: FileName
-    digest: Digest
     size: Count
+    parts: tuple[Digest, ...]
 
 
 class Manifest(Record, frozen=True):

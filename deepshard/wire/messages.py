@@ -12,7 +12,7 @@ import msgspec
 
 from deepshard.encoding import Record
 from deepshard.limits import BLOCK_BYTES_MAX, PEERS_MAX, SYNC_BLOCKS_MAX, TRANSACTION_BYTES_MAX, WANT_DIGESTS_MAX
-from deepshard.primitives import Count, Digest, Height
+from deepshard.primitives import Digest, Height
 
 RequestId = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 VoteBytes = Annotated[bytes, msgspec.Meta(max_length=512)]
@@ -189,9 +189,6 @@ class BlobReply(Message, frozen=True):
     request: RequestId
     digest: Digest
     status: BlobStatus
-    offset: Count
-    """Where the attachment starts in a blob larger than one frame."""
-    size: Count
 
 
 CATALOGUE: dict[int, type[Message]] = {

@@ -1,0 +1,73 @@
+"""What the HTTP API asks of the node. Every method answers with JSON-ready values.
+
+Amounts are integers in base units, addresses `ds1...` strings, digests lower-case hex. A `UsageError` becomes HTTP 400
+(404 where the message begins with "no such"), a `LocalError` 503; both carry the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+Json = dict[str, Any]
+
+
+class Backend(Protocol):
+    """The node, as the API sees it."""
+
+    async def status(self) -> Json:
+        """chain_id, address, roles, height, version, epoch, round, supply, manifest, weights_root, peers, storage, model."""
+        ...
+
+    async def account(self, address: str) -> Json:
+        """address, balance, locked, unbonding, bonded, nonce."""
+        ...
+
+    async def proposals(self) -> list[Json]:
+        """Data proposals, newest first, with their tallies."""
+        ...
+
+    async def rounds(self) -> list[Json]:
+        """Training rounds, newest first, with their trainers."""
+        ...
+
+    async def receipts(self, *, after: int, account: str | None, subject: str | None) -> list[Json]:
+        """Receipts with a sequence number above `after`: seq, height, kind, account, subject, amount, reason, facts."""
+        ...
+
+    async def explain(self, subject: str) -> Json:
+        """Replay of a reward or slash by its inputs: receipts of the subject, the records behind them, recomputed result."""
+        ...
+
+    async def licences(self) -> list[Json]:
+        """This node's licences."""
+        ...
+
+    async def propose(self, request: Mapping[str, Any]) -> Json:
+        """text, title, language, licence, stake -> proposal id and segment count, once it is in a block."""
+        ...
+
+    async def vote(self, request: Mapping[str, Any]) -> Json:
+        """proposal, accept, harmful, scores (one list of five basis points per segment, or none), predicted_accept_bp."""
+        ...
+
+    async def transfer(self, request: Mapping[str, Any]) -> Json:
+        """to, amount -> transaction id, once it is in a block."""
+        ...
+
+    async def buy_licence(self, request: Mapping[str, Any]) -> Json:
+        """price_max -> version, price, height; the download of the weights starts."""
+        ...
+
+    async def download(self) -> Json:
+        """State of the weights' download: version, state, chunks_done, chunks_total, chunks_verified, bytes_by_peer."""
+        ...
+
+    def chat(self, request: Mapping[str, Any]) -> AbstractAsyncContextManager[AsyncIterator[Json]]:
+        """OpenAI chat completion as a stream of {"text": piece}, ended by {"finish_reason", "prompt_tokens", ...}."""
+        ...
+
+    def metrics(self) -> bytes:
+        """Prometheus text format."""
+        ...
