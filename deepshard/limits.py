@@ -24,6 +24,21 @@ PEER_SCORE_BAN: Final = 100
 PEER_BAN_S: Final = 600.0
 PEER_SCORE_DECAY_PER_S: Final = 0.2
 SEEN_CACHE_ENTRIES_MAX: Final = 1 << 16
+REKEY_FRAMES: Final = 1 << 16
+REKEY_BYTES: Final = 1024 * MIB
+"""A direction of a link moves to its next key after this many frames or sealed bytes, whichever comes first."""
+OUTBOUND_QUEUE_BYTES_MAX: Final = 64 * MIB
+"""Queued frames of one link that aren't bulk."""
+BULK_QUEUE_BYTES_MAX: Final = 32 * MIB
+NETWORK_EVENTS_MAX: Final = 64
+LEARNED_ENDPOINTS_MAX: Final = 256
+PEER_RECORDS_MAX: Final = 4096
+"""Keys whose score or traffic is remembered; any number of keys costs a peer nothing."""
+DIAL_TIMEOUT_S: Final = 10.0
+DIAL_BACKOFF_MIN_S: Final = 0.25
+DIAL_BACKOFF_MAX_S: Final = 8.0
+LEARNED_DIAL_FAILURES_MAX: Final = 5
+LINK_CLOSE_TIMEOUT_S: Final = 1.0
 
 # consensus and ledger
 TRANSACTION_BYTES_MAX: Final = 128 * KIB
@@ -36,6 +51,11 @@ SYNC_BLOCKS_MAX: Final = 64
 """Blocks or headers in one reply."""
 FUTURE_ROUNDS_MAX: Final = 16
 """Rounds ahead of ours for which votes of one height are kept."""
+CLOCK_DRIFT_MS_MAX: Final = 10_000
+"""How far ahead of our clock the time of a proposed or untrusted header may be."""
+HEADER_BYTES_MAX: Final = 2 * KIB
+CERTIFICATE_BYTES_MAX: Final = 32 * KIB
+VALIDATOR_SET_BYTES_MAX: Final = 32 * KIB
 
 # data
 SEGMENT_BYTES_MAX: Final = 4 * KIB
@@ -56,9 +76,14 @@ CHUNK_DECODED_BYTES_MAX: Final = 4 * MIB
 CHUNK_BYTES_MAX: Final = CHUNK_DECODED_BYTES_MAX + 64 * KIB
 MANIFEST_BYTES_MAX: Final = BLOB_BYTES_MAX
 MANIFEST_SHARDS_MAX: Final = 1 << 17
+MANIFEST_FILES_MAX: Final = 64
+SHARD_SLICES_MAX: Final = 4096
+TENSOR_DIMENSIONS_MAX: Final = 8
 WANT_DIGESTS_MAX: Final = 1024
 
 # node
 MAILBOX_MESSAGES_MAX: Final = 1024
 HTTP_BODY_BYTES_MAX: Final = 1 * MIB
 COMPUTE_MESSAGE_BYTES_MAX: Final = 64 * MIB
+KEY_FILE_BYTES_MAX: Final = 16 * KIB
+"""A key file, or the line of a passphrase file."""

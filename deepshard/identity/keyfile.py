@@ -12,7 +12,7 @@ from nacl.utils import random
 
 from deepshard.errors import UsageError
 from deepshard.identity.keys import SecretKey
-from deepshard.primitives import format_address
+from deepshard.primitives import address_of, format_address
 
 
 class _KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +53,18 @@ def read_key_address(text: str) -> str:
         UsageError: the text is not a key file.
     """
     return _parse(text).address
+
+
+def read_key_public(text: str) -> bytes:
+    """Ed25519 public key (32 bytes) in a key file, without its passphrase.
+
+    Raises:
+        UsageError: the text is not a key file, or its address isn't that of its public key.
+    """
+    record = _parse(text)
+    if format_address(address_of(record.public)) != record.address:
+        raise UsageError(f"key file {record.address} is damaged: its address is not the one of its public key")
+    return record.public
 
 
 def load_key_file(text: str, passphrase: str) -> SecretKey:
