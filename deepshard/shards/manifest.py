@@ -17,8 +17,9 @@ from deepshard.primitives import Count, Digest
 
 DType = Literal["bf16", "f16", "f32", "i8"]
 Codec = Literal["planes", "xor-planes", "raw"]
-TensorName = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9_.\-]+$")]
-FileName = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*$")]
+# \Z, not $: the latter also matches before a trailing newline.
+TensorName = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9_.\-]+\Z")]
+FileName = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*\Z")]
 
 
 class TensorEntry(Record, frozen=True):

@@ -1,0 +1,78 @@
+"""Sizes and names of tensors, slices and shards: the arithmetic that every other part of this room shares.
+
+The rows of a tensor are its first dimension; a scalar is one row. A tensor without elements is still one slice of a
+shard, so that every tensor of the table appears in the shards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from deepshard.limits import CHUNK_DECODED_BYTES_MAX, FILE_PART_BYTES_MAX
+from deepshard.shards.errors import BadCoverage, WrongShardSize
+from deepshard.shards.manifest import DType, TensorEntry, TensorSlice
+
+ITEM_BYTES: Final[dict[DType, int]] = {"bf16": 2, "f16": 2, "f32": 4, "i8": 1}
+"""Bytes of one element, stored little-endian; the order of the keys is the order of dtypes inside a chunk."""
+
+
+def tensor_rows(tensor: TensorEntry) -> int:
+    """Number of rows: the first dimension, or 1 for a scalar."""
+    return tensor.shape[0] if tensor.shape else 1
+
+
+def row_bytes(tensor: TensorEntry) -> int:
+    """Bytes of one row."""
+    return ITEM_BYTES[tensor.dtype] * math.prod(tensor.shape[1:])
+
+
+def tensor_bytes(tensor: TensorEntry) -> int:
+    """Bytes of the whole tensor."""
+    return tensor_rows(tensor) * row_bytes(tensor)
+
+
+def slice_spans(tensors: Sequence[TensorEntry], slices: Sequence[TensorSlice]) -> list[tuple[DType, int]]:
+    """Dtype and length in bytes of each slice, in the order in which the decoded shard concatenates them.
+
+    Raises:
+        BadCoverage: a slice names a tensor, or rows, that don't exist.
+        WrongShardSize: the slices come to more than `CHUNK_DECODED_BYTES_MAX`; nothing of that size was allocated.
+    """
+    spans: list[tuple[DType, int]] = []
+    total = 0
+    for part in slices:
+        if part.tensor >= len(tensors):
+            raise BadCoverage(f"a slice names tensor {part.tensor} of {len(tensors)}")
+        tensor = tensors[part.tensor]
+        row_end = part.row_start + part.row_count
+        if row_end > tensor_rows(tensor):
+            raise BadCoverage(f"a slice ends at row {row_end} of {tensor.name}, which has {tensor_rows(tensor)}")
+        size = part.row_count * row_bytes(tensor)
+        total += size
+        if total > CHUNK_DECODED_BYTES_MAX:
+            raise WrongShardSize(
+                f"shard {shard_name(tensors, slices)} is more than {CHUNK_DECODED_BYTES_MAX} bytes decoded"
+            )
+        spans.append((tensor.dtype, size))
+    return spans
+
+
+def shard_name(tensors: Sequence[TensorEntry], slices: Sequence[TensorSlice]) -> str:
+    """Name of a shard for people: its first tensor's rows, and how many more slices there are."""
+    first = slices[0] if slices else None
+    if first is None or first.tensor >= len(tensors):
+        return "(unknown)"
+    more = f" and {len(slices) - 1} more" if len(slices) > 1 else ""
+    return f"{tensors[first.tensor].name}[{first.row_start}:{first.row_start + first.row_count}]{more}"
+
+
+def file_part_count(size: int) -> int:
+    """Number of blobs a file of `size` bytes is stored as: full parts of `FILE_PART_BYTES_MAX`, then the rest."""
+    return -(-size // FILE_PART_BYTES_MAX)
+
+
+def split_file(data: bytes) -> list[bytes]:
+    """Cut a small file into the blobs that its `FileEntry.parts` address; none for an empty file."""
+    return [data[start : start + FILE_PART_BYTES_MAX] for start in range(0, len(data), FILE_PART_BYTES_MAX)]
