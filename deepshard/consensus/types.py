@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from deepshard.encoding import Record, encode
+from deepshard.limits import VALIDATORS_MAX
 from deepshard.primitives import Address, Amount, Count, Digest, Height, PublicKey, Signature, tagged_hash
 
 VOTE_TAG = "vote"
@@ -24,6 +25,30 @@ class VoteKind(IntEnum):
 
     PREVOTE = 1
     PRECOMMIT = 2
+
+
+class Step(IntEnum):
+    """Step of a round; the numbers of the voting steps are those of `VoteKind`."""
+
+    PROPOSE = 0
+    PREVOTE = 1
+    PRECOMMIT = 2
+
+
+class SafetyState(Record, frozen=True):
+    """What a validator must remember of a height across a crash so that it never votes against its lock.
+
+    Rounds are -1 and ids `ZERO_DIGEST` where there is no lock or no valid value (lockedRound, lockedValue, validRound
+    and validValue of arXiv 1807.04938, algorithm 1).
+    """
+
+    height: Height
+    round: Round
+    step: Step
+    locked_round: ValidRound
+    locked_id: Digest
+    valid_round: ValidRound
+    valid_id: Digest
 
 
 class Validator(Record, frozen=True):
@@ -77,7 +102,7 @@ class CommitCertificate(Record, frozen=True):
     height: Height
     round: Round
     block_id: Digest
-    signatures: tuple[CommitSignature, ...]
+    signatures: Annotated[tuple[CommitSignature, ...], msgspec.Meta(max_length=VALIDATORS_MAX)]
 
 
 class Header(Record, frozen=True):
