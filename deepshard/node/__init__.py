@@ -1,1 +1,1 @@
-"""node."""
+"""The node: settings, logging and wiring. The one place where objects of different rooms meet."""

@@ -1,0 +1,245 @@
+"""The tip of the chain: builds, checks, executes and stores blocks. No networking, no voting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from deepshard.consensus.blocks import build_header, validate_block
+from deepshard.consensus.certificates import verify_certificate
+from deepshard.consensus.types import Block, CommitCertificate, Header, Validator
+from deepshard.consensus.validators import ValidatorSet
+from deepshard.disk.chain import ChainStore
+from deepshard.encoding import decode, encode
+from deepshard.errors import InvalidBlock, LocalError
+from deepshard.ledger.execution import (
+    BlockContext,
+    BlockResult,
+    check_transaction,
+    execute_block,
+    receipts_root,
+    select_transactions,
+)
+from deepshard.ledger.genesis import genesis_state
+from deepshard.ledger.params import Genesis
+from deepshard.ledger.state import State
+from deepshard.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX
+from deepshard.services.view import ChainView
+
+_log = structlog.get_logger(__name__)
+SNAPSHOT_BLOCKS = 50
+"""A state snapshot is stored every so many blocks; a restart executes the blocks after it again."""
+VERIFIED_MAX = 1 << 14
+
+
+@dataclass(frozen=True, slots=True)
+class _Executed:
+    block: Block
+    encoded: bytes
+    result: BlockResult
+
+
+class ChainExecutor:
+    """Execution of the chain on top of what is stored.
+
+    A block is executed once: the result is kept by block id from the proposal's check until a block of its height is
+    committed. Signatures that verified once aren't verified again for the same transaction.
+    """
+
+    def __init__(self, genesis: Genesis, store: ChainStore, view: ChainView) -> None:
+        self._genesis = genesis
+        self._store = store
+        self._view = view
+        self._executed: dict[bytes, _Executed] = {}
+        self._verified: set[bytes] = set()
+        self.header: Header | None = None
+        self.certificate: CommitCertificate | None = None
+        self.state: State = view.state
+        self.validators = validators_of(self.state)
+
+    @property
+    def height(self) -> int:
+        """Height of the tip, 0 at genesis."""
+        return 0 if self.header is None else self.header.height
+
+    def restore(self) -> None:
+        """Bring the state to the stored tip: newest snapshot, then the blocks after it, executed again.
+
+        Raises:
+            DiskCorruption: a stored block or snapshot fails its checksum or doesn't lead to its own roots.
+        """
+        tip = self._store.height()
+        snapshot = self._store.snapshot()
+        height = 0
+        if snapshot is not None and snapshot[0] <= tip:
+            height, data = snapshot
+            self.state = State.load(data)
+            self.header, self.certificate = self._stored(height)
+        else:
+            self.state = genesis_state(self._genesis)
+        self.validators = validators_of(self.state)
+        for next_height in range(height + 1, tip + 1):
+            stored = self._store.block(next_height)
+            if stored is None:
+                raise LocalError(f"the chain store has blocks up to {tip}, but not {next_height}")
+            block = decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX)
+            result = self.check(block)
+            self.header = block.header
+            self.certificate = decode(stored.certificate, CommitCertificate, bytes_max=BLOCK_BYTES_MAX)
+            self.state = result.state
+            self.validators = validators_of(self.state)
+            self._executed.clear()
+        if self.header is not None:
+            self._view.publish(self.state, self.header)
+        _log.info("chain.restored", height=self.height, snapshot=height, state_root=self.state.root.hex())
+
+    def _stored(self, height: int) -> tuple[Header, CommitCertificate]:
+        stored = self._store.block(height)
+        if stored is None:
+            raise LocalError(f"the chain store has a snapshot at {height}, but no block")
+        block = decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX)
+        return block.header, decode(stored.certificate, CommitCertificate, bytes_max=BLOCK_BYTES_MAX)
+
+    def admit(self, data: bytes) -> None:
+        """Check a transaction against the newest state, for the mempool.
+
+        Raises:
+            RemoteError: the ledger refuses it.
+        """
+        if len(self._verified) > VERIFIED_MAX:
+            self._verified.clear()
+        check_transaction(self.state, self._genesis.chain_id, data, verified=self._verified)
+
+    def check(self, block: Block) -> BlockResult:
+        """Check that `block` is a valid child of the tip and execute it.
+
+        Raises:
+            RemoteError: it isn't; the error carries the facts.
+        """
+        block_id = block.header.block_id()
+        known = self._executed.get(block_id)
+        if known is not None:
+            return known.result
+        encoded = encode(block)
+        validate_block(
+            block,
+            chain_id=self._genesis.chain_id,
+            parent=self.header,
+            genesis_hash=self._genesis.hash(),
+            genesis_time_ms=self._genesis.time_ms,
+            validators=self.validators,
+            last_validators=self._last_validators(),
+        )
+        header = block.header
+        context = BlockContext(header.chain_id, header.height, header.proposer, header.onion_preimage)
+        result = execute_block(self.state, context, block.transactions, verified=self._verified)
+        self._compare(header, result)
+        self._executed[block_id] = _Executed(block, encoded, result)
+        return result
+
+    def _last_validators(self) -> ValidatorSet:
+        """Set that signed the tip's certificate."""
+        if self.header is None:
+            return self.validators
+        stored = self._store.block(self.header.height)
+        if stored is None:
+            raise LocalError(f"the tip {self.header.height} is not in the chain store")
+        return decode(stored.validators, ValidatorSet, bytes_max=BLOCK_BYTES_MAX)
+
+    def _compare(self, header: Header, result: BlockResult) -> None:
+        state = result.state
+        expected = {
+            "state_root": state.root,
+            "receipts_root": receipts_root(result.receipts),
+            "manifest": state.current_model().manifest,
+            "next_validators_hash": validators_of(state).hash(),
+        }
+        for name, value in expected.items():
+            if getattr(header, name) != value:
+                raise InvalidBlock(f"block {header.height}: {name} is {getattr(header, name).hex()}, expected {value.hex()}")
+
+    def build(self, candidates: Sequence[bytes], *, proposer: bytes, onion_preimage: bytes, now_ms: int) -> bytes:
+        """Build, execute and keep the next block; its id."""
+        height = self.height + 1
+        context = BlockContext(self._genesis.chain_id, height, proposer, onion_preimage)
+        chosen = tuple(
+            select_transactions(
+                self.state,
+                context,
+                candidates,
+                bytes_max=BLOCK_BYTES_MAX // 2,
+                count_max=BLOCK_TRANSACTIONS_MAX,
+                verified=self._verified,
+            )
+        )
+        result = execute_block(self.state, context, chosen, verified=self._verified)
+        header = build_header(
+            chain_id=self._genesis.chain_id,
+            height=height,
+            now_ms=now_ms,
+            parent=self.header,
+            genesis_hash=self._genesis.hash(),
+            genesis_time_ms=self._genesis.time_ms,
+            last_commit=self.certificate,
+            proposer=proposer,
+            transactions=chosen,
+            state_root=result.state.root,
+            receipts_root=receipts_root(result.receipts),
+            validators=self.validators,
+            next_validators=validators_of(result.state),
+            manifest=result.state.current_model().manifest,
+            onion_preimage=onion_preimage,
+        )
+        block = Block(header, chosen, self.certificate)
+        block_id = header.block_id()
+        self._executed[block_id] = _Executed(block, encode(block), result)
+        return block_id
+
+    def encoded(self, block_id: bytes) -> bytes | None:
+        """Encoded block of the height being decided, if it was built or checked here."""
+        known = self._executed.get(block_id)
+        return None if known is None else known.encoded
+
+    def commit(self, block_id: bytes, certificate: CommitCertificate) -> Block:
+        """Store a checked block with its certificate, durably, then publish its state."""
+        executed = self._executed[block_id]
+        header = executed.block.header
+        receipts = [(r.kind, r.account, r.subject, encode(r)) for r in executed.result.receipts]
+        self._store.save_block(
+            height=header.height,
+            block=executed.encoded,
+            certificate=encode(certificate),
+            validators=encode(self.validators),
+            receipts=receipts,
+            snapshot=executed.result.state.dump() if header.height % SNAPSHOT_BLOCKS == 0 else None,
+        )
+        self.header, self.certificate, self.state = header, certificate, executed.result.state
+        self.validators = validators_of(self.state)
+        self._executed.clear()
+        self._view.publish(self.state, header)
+        return executed.block
+
+    def apply_synced(self, block_bytes: bytes, certificate_bytes: bytes) -> Block:
+        """Verify, execute and store a decided block that a peer sent.
+
+        Raises:
+            RemoteError: the block or its certificate is not the next of this chain.
+        """
+        block = decode(block_bytes, Block, bytes_max=BLOCK_BYTES_MAX)
+        certificate = decode(certificate_bytes, CommitCertificate, bytes_max=BLOCK_BYTES_MAX)
+        if block.header.height != self.height + 1:
+            raise InvalidBlock(f"a block of height {block.header.height} came, {self.height + 1} was asked")
+        block_id = block.header.block_id()
+        verify_certificate(
+            self._genesis.chain_id, self.validators, certificate, block_id=block_id, height=block.header.height
+        )
+        self.check(block)
+        return self.commit(block_id, certificate)
+
+
+def validators_of(state: State) -> ValidatorSet:
+    """Validator set that decides the height after `state`."""
+    members = tuple(Validator(address, public_key, stake) for address, public_key, stake in state.active_validators())
+    return ValidatorSet(members)

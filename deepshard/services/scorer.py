@@ -1,0 +1,121 @@
+"""The scorer: a validator's report of a round's submissions by probability curvature."""
+
+from __future__ import annotations
+
+import structlog
+import trio
+
+from deepshard.compute.client import ComputeClient
+from deepshard.compute.jobs import ModelRef, Profile, ProfileResult, Progress
+from deepshard.disk.chunks import ChunkStore
+from deepshard.errors import LocalError, RemoteError
+from deepshard.ledger.probes import probes_of_round
+from deepshard.ledger.records import ModelVersion, TrainerEntry, TrainingRound
+from deepshard.ledger.state import State
+from deepshard.ledger.transactions import ReportScores, SubmissionReport
+from deepshard.primitives import ZERO_DIGEST
+from deepshard.services.duty import attend
+from deepshard.services.shards import ShardExchange
+from deepshard.services.view import ChainView
+from deepshard.services.wallet import Wallet
+from deepshard.services.weights import WeightsRegistry
+
+_log = structlog.get_logger(__name__)
+FETCH_TIMEOUT_S = 180.0
+
+
+class Scorer:
+    """Fetches the revealed submissions, profiles them on the drawn probes, and reports, once a round."""
+
+    def __init__(
+        self,
+        *,
+        view: ChainView,
+        wallet: Wallet,
+        exchange: ShardExchange,
+        registry: WeightsRegistry,
+        compute: ComputeClient,
+        store: ChunkStore,
+    ) -> None:
+        self._view = view
+        self._wallet = wallet
+        self._exchange = exchange
+        self._registry = registry
+        self._compute = compute
+        self._store = store
+        self.progress: Progress | None = None
+
+    async def run(self) -> None:
+        """Score for as long as the node runs."""
+        await attend("scorer", self._view, self._step)
+
+    async def _step(self) -> bool:
+        state, me = self._view.state, self._wallet.address
+        number = state.chain().round
+        current = state.round(number) if number else None
+        if (
+            current is None
+            or current.status != "scoring"
+            or me in current.reporters
+            or not any(address == me for address, _ in state.validators())
+        ):
+            return False
+        await self._wallet.send(await self._report(state, current))
+        _log.info("scorer.reported", round=number)
+        return True
+
+    async def _report(self, state: State, current: TrainingRound) -> ReportScores:
+        base = state.model(current.base_version)
+        if base is None:
+            raise LocalError(f"round {current.number} builds on version {current.base_version}, which is not in the state")
+        revealed = [entry for entry in current.trainers if entry.manifest != ZERO_DIGEST]
+        async with self._registry.in_use():
+            lineage = await self._registry.lineage(base.manifest, version=base.version)
+            await self._registry.fetch_all(lineage)
+            available = [entry for entry in revealed if await self._fetch(entry, base)]
+            probes = probes_of_round(state, current.number)
+            await self._exchange.fetch({probe.digest: None for probe in probes}, timeout_s=60.0)
+            job = Profile(
+                base=self._reference(base.manifest),
+                submissions=tuple(self._reference(entry.manifest) for entry in available),
+                probes=tuple(self._store.get(probe.digest).decode("utf-8", errors="replace") for probe in probes),
+                plan=state.params().probes,
+                seed=current.probe_seed,
+            )
+            result = await self._compute.submit(job, self._note) if available else ProfileResult(submissions=())
+        self.progress = None
+        if not isinstance(result, ProfileResult):
+            raise LocalError(f"the compute worker answered {type(result).__name__} to Profile")
+        scored = {entry.address: found for entry, found in zip(available, result.submissions, strict=True)}
+        reports = []
+        for entry in revealed:
+            found = scored.get(entry.address)
+            if found is not None and not found.error and found.weights_root == entry.weights_root:
+                reports.append(SubmissionReport(entry.address, True, found.profile, found.sketch))
+            else:
+                reason = "not fetched" if found is None else found.error or "weights root differs from the revealed one"
+                _log.warning("scorer.unavailable", round=current.number, trainer=entry.address.hex(), reason=reason)
+                reports.append(SubmissionReport(entry.address, False, (), ()))
+        return ReportScores(current.number, tuple(reports))
+
+    async def _fetch(self, entry: TrainerEntry, base: ModelVersion) -> bool:
+        try:
+            with trio.fail_after(FETCH_TIMEOUT_S):
+                lineage = await self._registry.lineage(entry.manifest, version=None, parent=base.manifest)
+                report = await self._registry.fetch_all(lineage, timeout_s=FETCH_TIMEOUT_S)
+        except (RemoteError, LocalError, trio.TooSlowError) as error:
+            _log.warning("scorer.fetch_failed", trainer=entry.address.hex(), error=str(error) or "too slow")
+            return False
+        _log.info(
+            "scorer.fetched",
+            trainer=entry.address.hex(),
+            chunks=report.verified,
+            bytes=sum(report.bytes_by_peer.values()),
+        )
+        return True
+
+    def _reference(self, manifest: bytes) -> ModelRef:
+        return ModelRef(manifest=manifest, store=str(self._store.root))
+
+    def _note(self, progress: Progress) -> None:
+        self.progress = progress
