@@ -1,0 +1,249 @@
+"""Which chunk to ask of which peer next: rarest first, many peers at once, none trusted to answer.
+
+A pure scheduler: it is told what peers offer and how requests ended, and says what to request. Time is an argument, in
+seconds of any monotonic clock.
+
+Each peer has a window of requests in flight, which starts small, grows with every chunk verified and halves when a
+request times out; a peer that times out is left alone for a while, longer each time. A chunk that timed out is free for
+others at once, and a late answer is still taken if nobody was faster. When nothing else is left to ask of a peer, it is
+asked for the chunks that others have been slow with, so that one stalled sender can't hold up the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+_WINDOW_START: Final = 2
+_COPIES_MAX: Final = 2
+_PAUSE_DOUBLINGS_MAX: Final = 6
+_REDRAW_INTERVAL_S: Final = 1.0
+
+
+class Outcome(Enum):
+    """How a request ended."""
+
+    VERIFIED = "verified"
+    CORRUPT = "corrupt"
+    """Bytes of another content: nothing more is asked of this peer."""
+    ABSENT = "absent"
+    """The peer hasn't got it, or may not give it: not asked of it again unless offered again."""
+    BUSY = "busy"
+    """The peer is at its limit; asked again after a pause."""
+
+
+@dataclass(slots=True)
+class _Peer:
+    offers: set[bytes] = field(default_factory=set)
+    in_flight: dict[bytes, float] = field(default_factory=dict)
+    """When each request was sent."""
+    window: int = _WINDOW_START
+    strikes: int = 0
+    paused_until: float = 0.0
+    is_bad: bool = False
+    queue: list[bytes] | None = None
+    """What to ask next, the best last; None when it has to be drawn up anew."""
+
+
+class Swarm:
+    """Download of the contents `wanted`: content address to size in bytes, or None where it isn't known."""
+
+    def __init__(
+        self,
+        wanted: Mapping[bytes, int | None],
+        *,
+        in_flight_max: int = 8,
+        timeout_s: float = 30.0,
+        busy_pause_s: float = 0.5,
+    ) -> None:
+        self.sizes = dict(wanted)
+        self.missing = set(wanted)
+        self.bytes_by_peer: dict[bytes, int] = {}
+        """Bytes of verified chunks that each peer sent and that were needed."""
+        self.chunks_by_peer: dict[bytes, int] = {}
+        self.wasted_bytes = 0
+        """Bytes received that were corrupt or that another peer had brought before."""
+        self._peers: dict[bytes, _Peer] = {}
+        self._rarity: dict[bytes, int] = {}
+        """How many peers offer each digest."""
+        self._is_stale = False
+        self._drawn_at = -_REDRAW_INTERVAL_S
+        self._in_flight_max = in_flight_max
+        self._timeout_s = timeout_s
+        self._busy_pause_s = busy_pause_s
+
+    @property
+    def done(self) -> bool:
+        """Whether everything wanted is verified."""
+        return not self.missing
+
+    @property
+    def bad_peers(self) -> tuple[bytes, ...]:
+        """Peers that sent something corrupt, in the order of their keys."""
+        return tuple(sorted(peer for peer, state in self._peers.items() if state.is_bad))
+
+    def is_bad(self, peer: bytes) -> bool:
+        """Whether the peer sent something corrupt."""
+        return peer in self._peers and self._peers[peer].is_bad
+
+    def offer(self, peer: bytes, digests: Collection[bytes]) -> None:
+        """The peer says that it would serve these, beside what it offered before."""
+        state = self._peers.setdefault(peer, _Peer())
+        new = self.missing.intersection(digests) - state.offers
+        if state.is_bad or not new:
+            return
+        state.offers |= new
+        for digest in new:
+            self._rarity[digest] = self._rarity.get(digest, 0) + 1
+        state.queue = None
+        self._is_stale = True
+
+    def not_offered_by(self, peer: bytes) -> list[bytes]:
+        """What is missing and the peer hasn't offered: those that nobody offers first, then by address."""
+        offers = self._peers[peer].offers if peer in self._peers else set()
+        return sorted(self.missing - offers, key=lambda digest: (self._rarity.get(digest, 0) > 0, digest))
+
+    def peer_gone(self, peer: bytes) -> None:
+        """The peer is disconnected: forget its offers and requests, but not that it was bad."""
+        state = self._peers.get(peer)
+        if state is None:
+            return
+        self._withdraw(state)
+        if not state.is_bad:
+            del self._peers[peer]
+
+    def next_requests(self, now: float) -> list[tuple[bytes, bytes]]:
+        """Requests to send now, as (peer, digest); they count as in flight from here on."""
+        self._expire(now)
+        if self._is_stale and now >= self._drawn_at + _REDRAW_INTERVAL_S:
+            # New offers change what is rare for everyone. Drawing up every queue again for each of them would be
+            # quadratic, and a queue a second old is nearly as good.
+            self._is_stale, self._drawn_at = False, now
+            for state in self._peers.values():
+                state.queue = None
+        requests: list[tuple[bytes, bytes]] = []
+        # One for each peer in turn, so that two peers with the same offers share the work evenly.
+        willing = {name: state for name, state in sorted(self._peers.items()) if self._has_room(state, now)}
+        while willing:
+            for name, state in list(willing.items()):
+                digest = self._pick(state, now)
+                if digest is None:
+                    del willing[name]
+                    continue
+                state.in_flight[digest] = now
+                requests.append((name, digest))
+                if not self._has_room(state, now):
+                    del willing[name]
+        return requests
+
+    def received(self, peer: bytes, digest: bytes, outcome: Outcome, now: float, *, size: int = 0) -> bool:
+        """A request ended; `size` is the number of bytes that came.
+
+        Returns:
+            True if this brought a chunk that was still missing.
+        """
+        state = self._peers.setdefault(peer, _Peer())
+        state.in_flight.pop(digest, None)
+        if outcome is Outcome.VERIFIED and digest in self.missing:
+            self.missing.discard(digest)
+            self.bytes_by_peer[peer] = self.bytes_by_peer.get(peer, 0) + size
+            self.chunks_by_peer[peer] = self.chunks_by_peer.get(peer, 0) + 1
+            state.strikes = 0
+            state.window = min(state.window + 1, self._in_flight_max)
+            return True
+        self.wasted_bytes += size
+        if outcome is Outcome.CORRUPT:
+            state.is_bad = True
+            self._withdraw(state)
+        elif outcome is Outcome.ABSENT:
+            self._drop_offer(state, digest)
+        elif outcome is Outcome.BUSY:
+            state.paused_until = max(state.paused_until, now + self._busy_pause_s)
+        self._give_back(digest)
+        return False
+
+    def next_deadline(self, now: float) -> float | None:
+        """When `next_requests` may have something new without any news: a timeout, the end of a pause, impatience."""
+        times: list[float] = []
+        for state in self._peers.values():
+            if state.is_bad:
+                continue
+            times.extend(sent + self._timeout_s for sent in state.in_flight.values())
+            times.extend(sent + self._timeout_s / 2 for sent in state.in_flight.values())
+            if state.offers & self.missing:
+                times.append(state.paused_until)
+        return min((time for time in times if time > now), default=None)
+
+    def _has_room(self, state: _Peer, now: float) -> bool:
+        return not state.is_bad and now >= state.paused_until and len(state.in_flight) < state.window
+
+    def _expire(self, now: float) -> None:
+        for state in self._peers.values():
+            late = [digest for digest, sent in state.in_flight.items() if now >= sent + self._timeout_s]
+            if not late:
+                continue
+            for digest in late:
+                del state.in_flight[digest]
+                self._give_back(digest)
+            state.window = max(1, state.window // 2)
+            state.strikes += 1
+            state.paused_until = now + self._timeout_s * 2 ** min(state.strikes - 1, _PAUSE_DOUBLINGS_MAX)
+
+    def _pick(self, state: _Peer, now: float) -> bytes | None:
+        if state.queue is None:
+            state.queue = self._draw(state)
+        in_flight = self._in_flight_counts()
+        while state.queue:
+            digest = state.queue.pop()
+            if digest in self.missing and not in_flight.get(digest):
+                return digest
+        return self._pick_slow(state, in_flight, now)
+
+    def _pick_slow(self, state: _Peer, in_flight: Mapping[bytes, int], now: float) -> bytes | None:
+        """Endgame: what others have had in flight for half the timeout, the oldest first."""
+        slow = [
+            (sent, digest)
+            for other in self._peers.values()
+            if other is not state
+            for digest, sent in other.in_flight.items()
+            if now >= sent + self._timeout_s / 2
+            and digest in self.missing
+            and digest in state.offers
+            and digest not in state.in_flight
+            and in_flight[digest] < _COPIES_MAX
+        ]
+        return min(slow)[1] if slow else None
+
+    def _in_flight_counts(self) -> dict[bytes, int]:
+        counts: dict[bytes, int] = {}
+        for state in self._peers.values():
+            for digest in state.in_flight:
+                counts[digest] = counts.get(digest, 0) + 1
+        return counts
+
+    def _draw(self, state: _Peer) -> list[bytes]:
+        """The peer's useful offers, the rarest last, ties by address so that equal swarms behave equally."""
+        useful = state.offers & self.missing
+        return sorted(useful, key=lambda digest: (self._rarity[digest], digest), reverse=True)
+
+    def _drop_offer(self, state: _Peer, digest: bytes) -> None:
+        if digest in state.offers:
+            state.offers.discard(digest)
+            self._rarity[digest] -= 1
+
+    def _withdraw(self, state: _Peer) -> None:
+        """Nothing more is expected of this peer: others take over what it had in flight."""
+        for digest in tuple(state.offers):
+            self._drop_offer(state, digest)
+        for digest in tuple(state.in_flight):
+            del state.in_flight[digest]
+            self._give_back(digest)
+
+    def _give_back(self, digest: bytes) -> None:
+        """Queues drop what somebody has in flight, so what ends without success is queued again, as the next."""
+        if digest in self.missing:
+            for state in self._peers.values():
+                if state.queue is not None and digest in state.offers:
+                    state.queue.append(digest)

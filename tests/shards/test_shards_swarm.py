@@ -1,0 +1,182 @@
+"""The download scheduler against peers that are slow, corrupt, busy, or gone."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepshard.primitives import content_digest
+from deepshard.shards.swarm import Outcome, Swarm
+
+A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
+DIGESTS = sorted(content_digest(bytes([number])) for number in range(12))
+
+
+def _swarm(count: int = 12, **options: float) -> Swarm:
+    return Swarm(dict.fromkeys(DIGESTS[:count], 10), timeout_s=options.get("timeout_s", 10.0))
+
+
+def test_nothing_wanted_is_done_at_once() -> None:
+    assert Swarm({}).done
+    assert not _swarm(1).done
+
+
+def test_rarest_first_ties_by_address() -> None:
+    swarm = _swarm(4)
+    swarm.offer(A, DIGESTS[:4])
+    swarm.offer(B, DIGESTS[1:3])
+    swarm.offer(C, DIGESTS[2:3])
+    requests = swarm.next_requests(0.0)
+    assert [digest for peer, digest in requests if peer == A] == [DIGESTS[0], DIGESTS[3]]
+    assert [digest for peer, digest in requests if peer == B] == [DIGESTS[1]]
+    assert [digest for peer, digest in requests if peer == C] == [DIGESTS[2]]
+    assert swarm.next_requests(0.0) == []
+
+
+def test_the_window_grows_with_verified_chunks_up_to_its_bound() -> None:
+    swarm = Swarm(dict.fromkeys(DIGESTS, 10), in_flight_max=4)
+    swarm.offer(A, DIGESTS)
+    first = swarm.next_requests(0.0)
+    assert len(first) == 2
+    for peer, digest in first:
+        assert swarm.received(peer, digest, Outcome.VERIFIED, 1.0, size=10)
+    second = swarm.next_requests(1.0)
+    assert len(second) == 4
+    for peer, digest in second:
+        swarm.received(peer, digest, Outcome.VERIFIED, 2.0, size=10)
+    assert len(swarm.next_requests(2.0)) == 4
+    assert swarm.bytes_by_peer == {A: 60}
+    assert swarm.chunks_by_peer == {A: 6}
+
+
+def test_peers_with_equal_offers_share_the_work() -> None:
+    swarm = _swarm(4)
+    swarm.offer(A, DIGESTS)
+    swarm.offer(B, DIGESTS)
+    assert swarm.next_requests(0.0) == [(A, DIGESTS[0]), (B, DIGESTS[1]), (A, DIGESTS[2]), (B, DIGESTS[3])]
+
+
+def test_a_corrupt_peer_is_never_asked_again_and_its_chunks_go_to_others() -> None:
+    swarm = _swarm(2)
+    swarm.offer(A, DIGESTS[:2])
+    assert swarm.next_requests(0.0) == [(A, DIGESTS[0]), (A, DIGESTS[1])]
+    assert not swarm.received(A, DIGESTS[0], Outcome.CORRUPT, 1.0, size=10)
+    assert (swarm.bad_peers, swarm.is_bad(A), swarm.wasted_bytes) == ((A,), True, 10)
+    swarm.offer(A, DIGESTS)
+    swarm.peer_gone(A)
+    swarm.offer(A, DIGESTS)
+    assert swarm.next_requests(2.0) == []
+    swarm.offer(B, DIGESTS)
+    assert swarm.next_requests(2.0) == [(B, DIGESTS[0]), (B, DIGESTS[1])]
+
+
+def test_a_timeout_frees_the_chunk_pauses_the_peer_and_doubles_the_pause() -> None:
+    swarm = _swarm(1, timeout_s=10.0)
+    swarm.offer(A, DIGESTS)
+    assert swarm.next_requests(0.0) == [(A, DIGESTS[0])]
+    assert swarm.next_requests(9.9) == []
+    assert swarm.next_deadline(9.9) == 10.0
+    assert swarm.next_requests(10.0) == []
+    assert swarm.next_deadline(10.0) == 20.0
+    assert swarm.next_requests(20.0) == [(A, DIGESTS[0])]
+    assert swarm.next_requests(30.0) == []
+    assert swarm.next_deadline(30.0) == 50.0
+    swarm.offer(B, DIGESTS)
+    assert swarm.next_requests(31.0) == [(B, DIGESTS[0])]
+
+
+def test_a_late_answer_is_taken_if_nobody_was_faster() -> None:
+    swarm = _swarm(1)
+    swarm.offer(A, DIGESTS)
+    swarm.next_requests(0.0)
+    swarm.next_requests(10.0)
+    assert swarm.received(A, DIGESTS[0], Outcome.VERIFIED, 11.0, size=10)
+    assert swarm.done
+    assert not swarm.received(B, DIGESTS[0], Outcome.VERIFIED, 12.0, size=10)
+    assert (swarm.bytes_by_peer, swarm.wasted_bytes) == ({A: 10}, 10)
+
+
+def test_endgame_asks_another_for_what_one_is_slow_with_but_not_a_third() -> None:
+    swarm = _swarm(1, timeout_s=10.0)
+    for peer in (A, B, C):
+        swarm.offer(peer, DIGESTS)
+    assert swarm.next_requests(0.0) == [(A, DIGESTS[0])]
+    assert swarm.next_requests(4.9) == []
+    assert swarm.next_deadline(0.0) == 5.0
+    assert swarm.next_requests(5.0) == [(B, DIGESTS[0])]
+    assert swarm.next_requests(9.0) == []
+
+
+def test_absent_is_not_asked_again_until_offered_again() -> None:
+    swarm = _swarm(1)
+    swarm.offer(A, DIGESTS)
+    swarm.next_requests(0.0)
+    swarm.received(A, DIGESTS[0], Outcome.ABSENT, 1.0)
+    assert swarm.next_requests(1.0) == []
+    assert swarm.not_offered_by(A) == [DIGESTS[0]]
+    swarm.offer(A, DIGESTS)
+    assert swarm.next_requests(1.0) == [(A, DIGESTS[0])]
+
+
+def test_busy_is_asked_again_after_a_pause_without_a_strike() -> None:
+    swarm = _swarm(1)
+    swarm.offer(A, DIGESTS)
+    swarm.next_requests(0.0)
+    swarm.received(A, DIGESTS[0], Outcome.BUSY, 1.0)
+    assert swarm.next_requests(1.4) == []
+    assert swarm.next_deadline(1.4) == 1.5
+    assert swarm.next_requests(1.5) == [(A, DIGESTS[0])]
+
+
+def test_a_peer_that_leaves_gives_its_chunks_back() -> None:
+    swarm = _swarm(1)
+    swarm.offer(A, DIGESTS)
+    swarm.offer(B, DIGESTS)
+    assert swarm.next_requests(0.0) == [(A, DIGESTS[0])]
+    swarm.peer_gone(A)
+    assert swarm.next_requests(0.1) == [(B, DIGESTS[0])]
+    swarm.peer_gone(C)
+
+
+def test_what_nobody_offers_is_asked_about_first() -> None:
+    swarm = _swarm(4)
+    swarm.offer(A, DIGESTS[:2])
+    assert swarm.not_offered_by(B) == [DIGESTS[2], DIGESTS[3], DIGESTS[0], DIGESTS[1]]
+    assert swarm.not_offered_by(A) == [DIGESTS[2], DIGESTS[3]]
+
+
+_behaviours = st.lists(st.lists(st.sampled_from([*Outcome, None]), min_size=1, max_size=4), min_size=1, max_size=4)
+
+
+@given(_behaviours, st.lists(st.sets(st.sampled_from(DIGESTS)), min_size=4, max_size=4))
+@settings(max_examples=80)
+def test_one_honest_peer_is_enough(behaviours: list[list[Outcome | None]], offers: list[set[bytes]]) -> None:
+    """Whatever the others do (None: never answer), all arrives, and windows are kept."""
+    swarm = _swarm(12)
+    honest = b"z" * 32
+    swarm.offer(honest, DIGESTS)
+    for number, offer in enumerate(offers[: len(behaviours)]):
+        swarm.offer(bytes([number]) * 32, offer)
+    now, asked, open_requests = 0.0, 0, set[tuple[bytes, bytes]]()
+    while not swarm.done:
+        requests = swarm.next_requests(now)
+        assert len(set(requests)) == len(requests)
+        for peer, digest in requests:
+            asked += 1
+            open_requests.add((peer, digest))
+            outcome = Outcome.VERIFIED
+            if peer != honest:
+                behaviour = behaviours[peer[0]]
+                outcome_or_none = behaviour[asked % len(behaviour)]
+                if outcome_or_none is None:
+                    continue
+                outcome = outcome_or_none
+            assert not swarm.is_bad(peer) or outcome is not None
+            swarm.received(peer, digest, outcome, now, size=10)
+        if not requests and not swarm.done:
+            deadline = swarm.next_deadline(now)
+            assert deadline is not None
+            assert deadline > now
+            now = deadline
+        assert asked < 2000
+    assert sum(swarm.chunks_by_peer.values()) == 12
