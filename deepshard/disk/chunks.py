@@ -1,0 +1,193 @@
+"""Content-addressed files: chunks, text segments, manifests, parts of files.
+
+A blob lies in `ROOT/ab/cdef...`, named by its BLAKE3 digest in hex. It is written to a temporary file, synced and
+renamed, so a blob that is there is whole, whenever the process was killed; several threads and processes may share one
+root. Every read verifies: what doesn't match its name is moved to `ROOT/corrupt/`, never served, and fetched anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from deepshard.errors import DiskCorruption, LocalError
+from deepshard.limits import BLOB_BYTES_MAX
+from deepshard.primitives import content_digest
+
+_ABANDONED_AFTER_S: Final = 60.0
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+class MissingBlob(LocalError):
+    """A blob that isn't in the store."""
+
+    def __init__(self, digest: bytes, root: Path) -> None:
+        super().__init__(f"blob {digest.hex()} is not in {root}")
+        self.digest = digest
+
+
+class ChunkStore:
+    """Blobs in files below `root`, which is made if absent. All methods are synchronous and safe from any thread.
+
+    Every method that touches the disk raises `LocalError` if the disk refuses, with what to do about it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Open the store, and remove the temporary files of writers that were killed."""
+        self.root = root
+        self._temporary = root / "tmp"
+        self._corrupt = root / "corrupt"
+        with self._explained("create"):
+            self._temporary.mkdir(parents=True, exist_ok=True)
+            self._corrupt.mkdir(exist_ok=True)
+            self._sweep()
+
+    def put(self, data: bytes | bytearray | memoryview, *, digest: bytes | None = None) -> bytes:
+        """Store a blob and return its content address; it is durable on return. Storing it twice is free.
+
+        Args:
+            digest: content address of `data`, where the caller has just computed it.
+        """
+        assert len(data) <= BLOB_BYTES_MAX
+        digest = content_digest(data) if digest is None else digest
+        path = self._path(digest)
+        with self._explained(f"store {len(data)} bytes in"):
+            if not self._is_present(path, len(data)):
+                self._write(path, data)
+        return digest
+
+    def get(self, digest: bytes) -> bytes:
+        """Read a blob and verify it.
+
+        Raises:
+            MissingBlob: it isn't there.
+            DiskCorruption: what lies there is something else; it has been moved aside, so the blob is missing now.
+        """
+        path = self._path(digest)
+        with self._explained("read from"):
+            try:
+                with path.open("rb") as file:
+                    data = file.read(BLOB_BYTES_MAX + 1)
+            except FileNotFoundError:
+                raise MissingBlob(digest, self.root) from None
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                data = b""  # the medium failed under it: no better than flipped bits
+            if content_digest(data) == digest and len(data) <= BLOB_BYTES_MAX:
+                return data
+            aside = self.quarantine(digest)
+        raise DiskCorruption(f"blob {digest.hex()} is corrupt on disk: moved to {aside}, to be fetched again")
+
+    def has(self, digest: bytes) -> bool:
+        """Whether the blob is there, unverified."""
+        with self._explained("read from"):
+            return self._path(digest).is_file()
+
+    def size(self, digest: bytes) -> int:
+        """Size of a blob in bytes.
+
+        Raises:
+            MissingBlob: it isn't there.
+        """
+        with self._explained("read from"):
+            try:
+                return self._path(digest).stat().st_size
+            except FileNotFoundError:
+                raise MissingBlob(digest, self.root) from None
+
+    def delete(self, digest: bytes) -> None:
+        """Remove a blob if it is there."""
+        with self._explained("delete from"):
+            self._path(digest).unlink(missing_ok=True)
+
+    def quarantine(self, digest: bytes) -> Path:
+        """Move a blob's file to `ROOT/corrupt/`, where it can be looked at but isn't served; returns its new path."""
+        aside = self._corrupt / digest.hex()
+        # Another process may have moved it first.
+        with self._explained("write to"), suppress(FileNotFoundError):
+            self._path(digest).replace(aside)
+        return aside
+
+    def digests(self) -> list[bytes]:
+        """Content addresses of all blobs, in order; walks the whole store."""
+        with self._explained("read from"):
+            return sorted(bytes.fromhex(folder.name + file.name) for folder, file in self._files())
+
+    def total_bytes(self) -> int:
+        """Bytes of all blobs; walks the whole store."""
+        total = 0
+        with self._explained("read from"):
+            for _, file in self._files():
+                with suppress(FileNotFoundError):  # deleted while we walk
+                    total += file.stat().st_size
+        return total
+
+    def _path(self, digest: bytes) -> Path:
+        assert len(digest) == 32
+        name = digest.hex()
+        return self.root / name[:2] / name[2:]
+
+    def _files(self) -> Iterator[tuple[Path, Path]]:
+        for folder in self.root.iterdir():
+            if len(folder.name) == 2:
+                for file in folder.iterdir():
+                    yield folder, file
+
+    @staticmethod
+    def _is_present(path: Path, size: int) -> bool:
+        # A file of another size lost its end (a disk that lies about syncing, a bad copy): write it again.
+        try:
+            return path.stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    def _write(self, path: Path, data: bytes | bytearray | memoryview) -> None:
+        path.parent.mkdir(exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self._temporary)
+        try:
+            with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path
+                fcntl.flock(file, fcntl.LOCK_EX)  # tells a sweep that the writer lives
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
+
+    def _sweep(self) -> None:
+        for file in self._temporary.iterdir():
+            with suppress(FileNotFoundError, BlockingIOError):
+                # The age spares a writer between creating its file and locking it.
+                if time.time() - file.stat().st_mtime < _ABANDONED_AFTER_S:
+                    continue
+                with file.open("rb") as opened:
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    file.unlink()
+
+    @contextmanager
+    def _explained(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                advice = "the disk is full: free some space, what is stored already stays valid"
+            elif error.errno in _FORBIDDEN:
+                advice = f"{os.strerror(error.errno or 0)}: make it writable for this user, or choose another folder"
+            else:
+                advice = str(error)
+            raise LocalError(f"cannot {action} the chunk store {self.root}: {advice}") from error
