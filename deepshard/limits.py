@@ -61,6 +61,12 @@ VALIDATOR_SET_BYTES_MAX: Final = 32 * KIB
 SEGMENT_BYTES_MAX: Final = 4 * KIB
 SEGMENTS_MAX: Final = 64
 """Segments in one proposal."""
+OPEN_PROPOSALS_MAX: Final = 1024
+"""Data proposals that are being voted on at a time; each costs every block a look."""
+ROUND_SEGMENTS_MAX: Final = 4096
+"""Segments in the frozen batch of one training round."""
+UNBONDING_ENTRIES_MAX: Final = 16
+"""Withdrawals of one account that wait for their delay."""
 
 # training rounds and scores
 TRAINERS_MAX: Final = 64

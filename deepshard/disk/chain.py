@@ -1,0 +1,268 @@
+"""The chain on disk: committed blocks, receipts, pending blocks and state snapshots in one SQLite file.
+
+Blocks, receipts and snapshots are opaque bytes here. A committed block, its receipts and its snapshot are written in
+one transaction that is synced before it returns. The signing guard lies beside it in a file of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from deepshard.disk.database import CorruptRow, Database, Key, row_checksum
+from deepshard.disk.guard import SigningGuard
+from deepshard.errors import DiskCorruption, LocalError, UsageError
+
+SCHEMA_VERSION: Final = 1
+SNAPSHOTS_KEPT: Final = 2
+_SCHEMA: Final = (
+    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL, checksum BLOB NOT NULL)",
+    (
+        "CREATE TABLE IF NOT EXISTS blocks (height INTEGER PRIMARY KEY, block BLOB NOT NULL, certificate BLOB NOT NULL,"
+        " validators BLOB NOT NULL, checksum BLOB NOT NULL)"
+    ),
+    (
+        "CREATE TABLE IF NOT EXISTS receipts (seq INTEGER PRIMARY KEY, height INTEGER NOT NULL, kind TEXT NOT NULL,"
+        " account BLOB NOT NULL, subject BLOB NOT NULL, data BLOB NOT NULL, checksum BLOB NOT NULL)"
+    ),
+    "CREATE INDEX IF NOT EXISTS receipts_by_account ON receipts (account, seq)",
+    "CREATE INDEX IF NOT EXISTS receipts_by_subject ON receipts (subject, seq)",
+    (
+        "CREATE TABLE IF NOT EXISTS pending (height INTEGER NOT NULL, block_id BLOB NOT NULL, block BLOB NOT NULL,"
+        " checksum BLOB NOT NULL, PRIMARY KEY (height, block_id))"
+    ),
+    "CREATE TABLE IF NOT EXISTS snapshots (height INTEGER PRIMARY KEY, data BLOB NOT NULL, checksum BLOB NOT NULL)",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlock:
+    """A committed block: encoded block, certificate and validator set of its height."""
+
+    height: int
+    block: bytes
+    certificate: bytes
+    validators: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewReceipt:
+    """A receipt to be stored with its block: encoded, with what it is looked up by."""
+
+    kind: str
+    account: bytes
+    subject: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReceipt:
+    """A stored receipt; `seq` counts from 1 over the whole chain."""
+
+    seq: int
+    height: int
+    kind: str
+    account: bytes
+    subject: bytes
+    data: bytes
+
+
+class ChainStore:
+    """The chain of one network in the directory's file `path`, with `guard.db` beside it."""
+
+    def __init__(self, path: Path, *, genesis_hash: bytes) -> None:
+        """Open or create the store.
+
+        Raises:
+            UsageError: the file belongs to another network or another version of this program.
+            DiskCorruption: the file, or the guard's, is damaged.
+            LocalError: it can't be opened.
+        """
+        self._database = Database(path, _SCHEMA, journal="WAL")
+        try:
+            self.guard = self._open_guard(path.with_name("guard.db"))
+        except LocalError:
+            self._database.close()
+            raise
+        try:
+            self._check_meta(genesis_hash)
+        except (LocalError, UsageError):
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close both files."""
+        self.guard.close()
+        self._database.close()
+
+    def height(self) -> int:
+        """Height of the last committed block; 0 for an empty chain."""
+        return int(self._database.execute("SELECT coalesce(max(height), 0) FROM blocks")[0][0])
+
+    def save_block(self, block: StoredBlock, receipts: Sequence[NewReceipt], *, snapshot: bytes | None = None) -> None:
+        """Append the next block with its receipts and, if given, the state after it; durable on return.
+
+        Pending blocks up to this height and all but the latest snapshots are dropped.
+
+        Raises:
+            LocalError: it isn't the next height, or the disk failed; nothing was written.
+        """
+        height = block.height
+        with self._database.transaction():
+            if height != self.height() + 1:
+                raise LocalError(f"{self._database.path}: cannot store block {height} after block {self.height()}")
+            parts = (block.block, block.certificate, block.validators)
+            checksum = row_checksum("blocks", (height,), *parts)
+            self._database.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", height, *parts, checksum)
+            self._insert_receipts(height, receipts)
+            self._database.execute("DELETE FROM pending WHERE height <= ?", height)
+            if snapshot is not None:
+                self._insert_snapshot(height, snapshot)
+
+    def block(self, height: int) -> StoredBlock | None:
+        """The committed block at `height`; None beyond the last one.
+
+        Raises:
+            DiskCorruption: it doesn't match its checksum, or is missing.
+        """
+        found = self.blocks(height, 1)
+        return found[0] if found else None
+
+    def blocks(self, from_height: int, count: int) -> list[StoredBlock]:
+        """Up to `count` committed blocks from a height on, in order.
+
+        Raises:
+            DiskCorruption: one doesn't match its checksum, or is missing.
+        """
+        first = max(from_height, 1)
+        expected = range(first, min(self.height(), first + count - 1) + 1)
+        if not expected:
+            return []
+        rows = self._database.execute(
+            "SELECT * FROM blocks WHERE height BETWEEN ? AND ? ORDER BY height", expected.start, expected.stop - 1
+        )
+        for height, row in zip(expected, rows, strict=False):
+            if row[0] != height:
+                raise self._corrupt("blocks", (height,), "is gone")
+            self._check("blocks", (height,), row[1:])
+        if len(rows) != len(expected):
+            raise self._corrupt("blocks", (expected.start + len(rows),), "is gone")
+        return [StoredBlock(*row[:-1]) for row in rows]
+
+    def receipts(
+        self, *, after: int = 0, account: bytes | None = None, subject: bytes | None = None, limit: int = 1000
+    ) -> list[StoredReceipt]:
+        """Up to `limit` receipts with a sequence number above `after`, of an account or about a subject if given.
+
+        Raises:
+            DiskCorruption: one doesn't match its checksum.
+        """
+        rows = self._database.execute(
+            "SELECT * FROM receipts WHERE seq > ?1 AND (?2 IS NULL OR account = ?2) AND (?3 IS NULL OR subject = ?3)"
+            " ORDER BY seq LIMIT ?4",
+            after,
+            account,
+            subject,
+            limit,
+        )
+        for row in rows:
+            self._check("receipts", row[:-2], row[-2:])
+        return [StoredReceipt(*row[:-1]) for row in rows]
+
+    def save_pending_block(self, height: int, block_id: bytes, block: bytes) -> None:
+        """Keep a proposed block of the current height, so that a lock on it survives a restart; durable on return."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?)",
+            height,
+            block_id,
+            block,
+            row_checksum("pending", (height, block_id), block),
+        )
+
+    def pending_block(self, height: int, block_id: bytes) -> bytes | None:
+        """A proposed block by its id, or None.
+
+        Raises:
+            DiskCorruption: it doesn't match its checksum.
+        """
+        return self.pending_blocks(height).get(block_id)
+
+    def pending_blocks(self, height: int) -> dict[bytes, bytes]:
+        """All proposed blocks kept of a height, by id.
+
+        Raises:
+            DiskCorruption: one doesn't match its checksum.
+        """
+        rows = self._database.execute(
+            "SELECT block_id, block, checksum FROM pending WHERE height = ? ORDER BY block_id", height
+        )
+        for row in rows:
+            self._check("pending", (height, row[0]), row[1:])
+        return {row[0]: row[1] for row in rows}
+
+    def snapshot(self) -> tuple[int, bytes] | None:
+        """Height and bytes of the latest intact state snapshot, or None.
+
+        A damaged one is passed over for an older: the blocks after it lead to the same state.
+        """
+        rows = self._database.execute("SELECT height, data, checksum FROM snapshots ORDER BY height DESC")
+        for height, data, checksum in rows:
+            if isinstance(data, bytes) and row_checksum("snapshots", (height,), data) == checksum:
+                return int(height), data
+        return None
+
+    def _insert_receipts(self, height: int, receipts: Sequence[NewReceipt]) -> None:
+        seq = int(self._database.execute("SELECT coalesce(max(seq), 0) FROM receipts")[0][0])
+        for receipt in receipts:
+            seq += 1
+            key = (seq, height, receipt.kind, receipt.account, receipt.subject)
+            checksum = row_checksum("receipts", key, receipt.data)
+            self._database.execute("INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", *key, receipt.data, checksum)
+
+    def _insert_snapshot(self, height: int, data: bytes) -> None:
+        checksum = row_checksum("snapshots", (height,), data)
+        self._database.execute("INSERT INTO snapshots VALUES (?, ?, ?)", height, data, checksum)
+        self._database.execute(
+            "DELETE FROM snapshots WHERE height NOT IN (SELECT height FROM snapshots ORDER BY height DESC LIMIT ?)",
+            SNAPSHOTS_KEPT,
+        )
+
+    def _open_guard(self, path: Path) -> SigningGuard:
+        # The guard is created before the first meta row, so a chain with meta rows and no guard has lost it. SQLite
+        # takes an empty file for a new one.
+        existing = self._database.execute("SELECT name FROM meta")
+        if existing and not (path.exists() and path.stat().st_size):
+            raise DiskCorruption(
+                f"{path} is gone: without it this node may sign twice and lose its stake; put the file back, or "
+                "give the node a new key and an empty home directory"
+            )
+        return SigningGuard(path)
+
+    def _check_meta(self, genesis_hash: bytes) -> None:
+        expected = {"schema": SCHEMA_VERSION.to_bytes(4, "big"), "genesis": genesis_hash}
+        with self._database.transaction():
+            for name, value in expected.items():
+                rows = self._database.execute("SELECT value, checksum FROM meta WHERE name = ?", name)
+                if not rows and self.height() == 0:
+                    checksum = row_checksum("meta", (name,), value)
+                    self._database.execute("INSERT INTO meta VALUES (?, ?, ?)", name, value, checksum)
+                    continue
+                if not rows:
+                    raise self._corrupt("meta", (name,), "is gone")
+                self._check("meta", (name,), rows[0])
+                if rows[0][0] != value:
+                    raise UsageError(
+                        f"{self._database.path} was made with {name} {rows[0][0].hex()}, this node has {value.hex()}: "
+                        "use another home directory, or the genesis file it was made with"
+                    )
+
+    def _check(self, table: str, key: Key, values_and_checksum: Sequence[Any]) -> None:
+        *values, checksum = values_and_checksum
+        # SQLite stores any type in any column: a damaged row may hold a number where bytes belong.
+        if not all(isinstance(value, bytes) for value in values) or row_checksum(table, key, *values) != checksum:
+            raise self._corrupt(table, key)
+
+    def _corrupt(self, table: str, key: Key, fault: str = "does not match its checksum") -> CorruptRow:
+        return CorruptRow(self._database.path, table, key, fault)

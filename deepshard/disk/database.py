@@ -1,0 +1,118 @@
+"""One SQLite file with checksummed rows.
+
+Calls are synchronous and short (a write is one fsync or a few); a lock serialises them, so they may be made from the
+Trio thread or, where a write must not hold up the loop, through `trio.to_thread.run_sync`.
+
+A row that carries bytes carries a BLAKE3 checksum over table, key and bytes: a flipped bit is found when the row is
+read, and so is a row that turned up under another key.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from deepshard.encoding import encode
+from deepshard.errors import DiskCorruption, LocalError
+from deepshard.primitives import tagged_hash
+
+Key = tuple[int | str | bytes, ...]
+
+
+class CorruptRow(DiskCorruption):
+    """A row whose bytes don't match their checksum, or that is gone though it must be there.
+
+    Attributes:
+        path: the database file.
+        table: the table in it.
+        key: the row's key; for blocks and snapshots the height.
+    """
+
+    def __init__(self, path: Path, table: str, key: Key, fault: str = "does not match its checksum") -> None:
+        shown = ", ".join(part.hex() if isinstance(part, bytes) else str(part) for part in key)
+        super().__init__(f"{path}: row ({shown}) of table {table} {fault}")
+        self.path, self.table, self.key = path, table, key
+
+
+def row_checksum(table: str, key: Key, *values: bytes) -> bytes:
+    """Checksum of a row; 32 bytes."""
+    return tagged_hash("row " + table, encode(key), *values)
+
+
+class Database:
+    """A connection, its lock and its error rules. Every failure of SQLite becomes a `LocalError`."""
+
+    def __init__(self, path: Path, schema: Sequence[str], *, journal: Literal["WAL", "TRUNCATE"]) -> None:
+        """Open or create the file and its tables.
+
+        In either journal mode a commit returns after fsync. WAL is faster; TRUNCATE leaves nothing of a committed
+        row outside the main file.
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        with self._translate_errors():
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            with self.transaction(begin=False):
+                self._connection.execute(f"PRAGMA journal_mode={journal}")
+                self._connection.execute("PRAGMA synchronous=FULL")
+                self._connection.execute("PRAGMA cell_size_check=ON")
+            with self.transaction():
+                for statement in schema:
+                    self._connection.execute(statement)
+        except LocalError:
+            self._connection.close()
+            raise
+
+    @contextmanager
+    def transaction(self, *, begin: bool = True) -> Iterator[None]:
+        """All or nothing: commits and syncs at the end, rolls back on any error. Must not be nested."""
+        with self._lock, self._translate_errors():
+            if not begin:
+                yield
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run one statement and return all its rows; durable on return unless inside `transaction`."""
+        with self._lock, self._translate_errors():
+            return self._connection.execute(statement, values).fetchall()
+
+    def check(self) -> None:
+        """Let SQLite check the structure of the whole file; only for small ones.
+
+        Raises:
+            DiskCorruption: with SQLite's finding.
+        """
+        findings = [str(row[0]) for row in self.execute("PRAGMA quick_check(1)")]
+        if findings != ["ok"]:
+            raise DiskCorruption(f"{self.path}: {'; '.join(findings)}")
+
+    def close(self) -> None:
+        """Close the file; nothing may be called afterwards."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            # A damaged schema shows as an operational error, too; its result code tells it from a full disk or a lock.
+            # Text that isn't UTF-8 has none.
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF == sqlite3.SQLITE_ERROR:
+                raise DiskCorruption(f"{self.path}: {error}") from error
+            raise LocalError(f"{self.path}: {error}") from error
+        except (sqlite3.Error, OverflowError) as error:
+            raise DiskCorruption(f"{self.path}: {error}") from error
