@@ -44,7 +44,7 @@ from deepshard.consensus.types import (
 )
 from deepshard.disk.chain import ChainStore, DoubleSignRefused
 from deepshard.encoding import decode, encode
-from deepshard.errors import InvalidTransaction, LocalError, RemoteError
+from deepshard.errors import InvalidBlock, InvalidTransaction, LocalError, RemoteError
 from deepshard.identity import SecretKey
 from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis
@@ -196,6 +196,9 @@ class ChainService:
             case PeerUp(peer=peer):
                 await self._network.send(peer.public_key, Status(self._executor.height))
                 await self._share_height(peer)
+                pending = tuple(self._mempool.pending()[:64])
+                if pending:
+                    await self._network.send(peer.public_key, Transactions(pending))
             case PeerDown(peer=peer):
                 self._peer_heights.pop(peer.public_key, None)
                 if self._syncing is not None and self._syncing[0] == peer.public_key:
@@ -268,23 +271,19 @@ class ChainService:
         if proposal.height != self._executor.height + 1:
             return
         verify_proposal(self._chain_id, self._executor.validators, proposal)
-        valid = await self._is_valid(peer, proposal, block)
+        valid = self._is_valid(proposal, block)
         self._proposals[proposal_bytes] = block
         if valid:
             await self._store_pending(proposal.block_id)
         self._network.broadcast(message, exclude=(peer.public_key,))
         await self._feed(ProposalReceived(proposal, valid))
 
-    async def _is_valid(self, peer: PeerInfo, proposal: Proposal, encoded: bytes) -> bool:
+    def _is_valid(self, proposal: Proposal, encoded: bytes) -> bool:
         """Whether the block is what was proposed and executes; an invalid one is answered with nil, not with silence."""
-        try:
-            block = decode(encoded, Block, bytes_max=BLOCK_BYTES_MAX)
-            if block.header.block_id() != proposal.block_id:
-                # The relayer, not the proposer, may have swapped the block: it is blamed and the proposal not consumed.
-                raise RemoteError(f"block {block.header.block_id().hex()[:16]} came with a proposal of another")
-        except RemoteError as error:
-            self._network.penalise(peer.public_key, error)
-            raise
+        block = decode(encoded, Block, bytes_max=BLOCK_BYTES_MAX)
+        if block.header.block_id() != proposal.block_id:
+            # The relayer, not the proposer, may have swapped the block: it is blamed and the proposal not consumed.
+            raise InvalidBlock(f"block {block.header.block_id().hex()[:16]} came with a proposal of another")
         try:
             self._executor.check(block)
         except RemoteError as error:

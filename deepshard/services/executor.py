@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from deepshard.consensus.blocks import build_header, validate_block
+from deepshard.consensus.blocks import build_header, genesis_tip, tip_of, validate_block
 from deepshard.consensus.certificates import verify_certificate
 from deepshard.consensus.types import Block, CommitCertificate, Header, Validator
 from deepshard.consensus.validators import ValidatorSet
@@ -25,7 +25,7 @@ from deepshard.ledger.execution import (
 from deepshard.ledger.genesis import genesis_state
 from deepshard.ledger.params import Genesis
 from deepshard.ledger.state import State
-from deepshard.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX
+from deepshard.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, CERTIFICATE_BYTES_MAX, VALIDATOR_SET_BYTES_MAX
 from deepshard.services.view import ChainView
 
 _log = structlog.get_logger(__name__)
@@ -58,6 +58,7 @@ class ChainExecutor:
         self.certificate: CommitCertificate | None = None
         self.state: State = view.state
         self.validators = validators_of(self.state)
+        self.tip = genesis_tip(genesis.hash(), genesis.time_ms, self.validators)
 
     @property
     def height(self) -> int:
@@ -75,32 +76,30 @@ class ChainExecutor:
         height = 0
         if snapshot is not None and snapshot[0] <= tip:
             height, data = snapshot
-            self.state = State.load(data)
-            self.header, self.certificate = self._stored(height)
-        else:
-            self.state = genesis_state(self._genesis)
-        self.validators = validators_of(self.state)
+            stored = self._store.block(height)
+            if stored is None:
+                raise LocalError(f"the chain store has a snapshot at {height}, but no block")
+            header = decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX).header
+            self.validators = decode(stored.validators, ValidatorSet, bytes_max=VALIDATOR_SET_BYTES_MAX)
+            self._advance(header, decode(stored.certificate, CommitCertificate, bytes_max=CERTIFICATE_BYTES_MAX), State.load(data))
         for next_height in range(height + 1, tip + 1):
             stored = self._store.block(next_height)
             if stored is None:
                 raise LocalError(f"the chain store has blocks up to {tip}, but not {next_height}")
             block = decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX)
             result = self.check(block)
-            self.header = block.header
-            self.certificate = decode(stored.certificate, CommitCertificate, bytes_max=BLOCK_BYTES_MAX)
-            self.state = result.state
-            self.validators = validators_of(self.state)
-            self._executed.clear()
+            certificate = decode(stored.certificate, CommitCertificate, bytes_max=CERTIFICATE_BYTES_MAX)
+            self._advance(block.header, certificate, result.state)
         if self.header is not None:
             self._view.publish(self.state, self.header)
         _log.info("chain.restored", height=self.height, snapshot=height, state_root=self.state.root.hex())
 
-    def _stored(self, height: int) -> tuple[Header, CommitCertificate]:
-        stored = self._store.block(height)
-        if stored is None:
-            raise LocalError(f"the chain store has a snapshot at {height}, but no block")
-        block = decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX)
-        return block.header, decode(stored.certificate, CommitCertificate, bytes_max=BLOCK_BYTES_MAX)
+    def _advance(self, header: Header, certificate: CommitCertificate, state: State) -> None:
+        """Make a decided block the tip."""
+        self.tip = tip_of(header, self.validators)
+        self.header, self.certificate, self.state = header, certificate, state
+        self.validators = validators_of(state)
+        self._executed.clear()
 
     def admit(self, data: bytes) -> None:
         """Check a transaction against the newest state, for the mempool.
@@ -112,8 +111,8 @@ class ChainExecutor:
             self._verified.clear()
         check_transaction(self.state, self._genesis.chain_id, data, verified=self._verified)
 
-    def check(self, block: Block) -> BlockResult:
-        """Check that `block` is a valid child of the tip and execute it.
+    def check(self, block: Block, *, proposer: bytes | None = None, time_ms_max: int | None = None) -> BlockResult:
+        """Check that `block` is a valid child of the tip and execute it; see `validate_block` for the arguments.
 
         Raises:
             RemoteError: it isn't; the error carries the facts.
@@ -126,11 +125,10 @@ class ChainExecutor:
         validate_block(
             block,
             chain_id=self._genesis.chain_id,
-            parent=self.header,
-            genesis_hash=self._genesis.hash(),
-            genesis_time_ms=self._genesis.time_ms,
+            parent=self.tip,
             validators=self.validators,
-            last_validators=self._last_validators(),
+            proposer=proposer,
+            time_ms_max=time_ms_max,
         )
         header = block.header
         context = BlockContext(header.chain_id, header.height, header.proposer, header.onion_preimage)
@@ -138,15 +136,6 @@ class ChainExecutor:
         self._compare(header, result)
         self._executed[block_id] = _Executed(block, encoded, result)
         return result
-
-    def _last_validators(self) -> ValidatorSet:
-        """Set that signed the tip's certificate."""
-        if self.header is None:
-            return self.validators
-        stored = self._store.block(self.header.height)
-        if stored is None:
-            raise LocalError(f"the tip {self.header.height} is not in the chain store")
-        return decode(stored.validators, ValidatorSet, bytes_max=BLOCK_BYTES_MAX)
 
     def _compare(self, header: Header, result: BlockResult) -> None:
         state = result.state
@@ -177,18 +166,15 @@ class ChainExecutor:
         result = execute_block(self.state, context, chosen, verified=self._verified)
         header = build_header(
             chain_id=self._genesis.chain_id,
-            height=height,
+            parent=self.tip,
             now_ms=now_ms,
-            parent=self.header,
-            genesis_hash=self._genesis.hash(),
-            genesis_time_ms=self._genesis.time_ms,
-            last_commit=self.certificate,
             proposer=proposer,
+            last_commit=self.certificate,
             transactions=chosen,
             state_root=result.state.root,
             receipts_root=receipts_root(result.receipts),
             validators=self.validators,
-            next_validators=validators_of(result.state),
+            next_validators_hash=validators_of(result.state).hash(),
             manifest=result.state.current_model().manifest,
             onion_preimage=onion_preimage,
         )
@@ -215,9 +201,7 @@ class ChainExecutor:
             receipts=receipts,
             snapshot=executed.result.state.dump() if header.height % SNAPSHOT_BLOCKS == 0 else None,
         )
-        self.header, self.certificate, self.state = header, certificate, executed.result.state
-        self.validators = validators_of(self.state)
-        self._executed.clear()
+        self._advance(header, certificate, executed.result.state)
         self._view.publish(self.state, header)
         return executed.block
 
@@ -228,18 +212,16 @@ class ChainExecutor:
             RemoteError: the block or its certificate is not the next of this chain.
         """
         block = decode(block_bytes, Block, bytes_max=BLOCK_BYTES_MAX)
-        certificate = decode(certificate_bytes, CommitCertificate, bytes_max=BLOCK_BYTES_MAX)
+        certificate = decode(certificate_bytes, CommitCertificate, bytes_max=CERTIFICATE_BYTES_MAX)
         if block.header.height != self.height + 1:
             raise InvalidBlock(f"a block of height {block.header.height} came, {self.height + 1} was asked")
         block_id = block.header.block_id()
-        verify_certificate(
-            self._genesis.chain_id, self.validators, certificate, block_id=block_id, height=block.header.height
-        )
+        verify_certificate(self._genesis.chain_id, self.validators, certificate, block_id, block.header.height)
         self.check(block)
         return self.commit(block_id, certificate)
 
 
 def validators_of(state: State) -> ValidatorSet:
     """Validator set that decides the height after `state`."""
-    members = tuple(Validator(address, public_key, stake) for address, public_key, stake in state.active_validators())
+    members = tuple(Validator(address, public_key, stake) for address, public_key, stake in validator_set(state))
     return ValidatorSet(members)

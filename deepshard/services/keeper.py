@@ -67,8 +67,7 @@ class Keeper:
     def _tidy(self, current: tuple[int, bytes], weights: list[tuple[bytes, int]], replication: int) -> bool:
         if self._registry.busy:
             return False
-        number = self._view.state.chain().round
-        running = self._view.state.round(number) if number else None
+        running = self._view.state.current_round()
         if running is not None and running.status in {"training", "revealing", "scoring"}:
             return False
         lineage = self._registry.known_lineage(current[1])

@@ -51,8 +51,7 @@ class Scorer:
 
     async def _step(self) -> bool:
         state, me = self._view.state, self._wallet.address
-        number = state.chain().round
-        current = state.round(number) if number else None
+        current = state.current_round()
         if (
             current is None
             or current.status != "scoring"
@@ -61,7 +60,7 @@ class Scorer:
         ):
             return False
         await self._wallet.send(await self._report(state, current))
-        _log.info("scorer.reported", round=number)
+        _log.info("scorer.reported", round=current.number)
         return True
 
     async def _report(self, state: State, current: TrainingRound) -> ReportScores:

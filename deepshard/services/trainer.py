@@ -65,10 +65,10 @@ class Trainer:
 
     async def _step(self) -> bool:
         state = self._view.state
-        number = state.chain().round
-        current = state.round(number) if number else None
+        current = state.current_round()
         if current is None:
             return False
+        number = current.number
         entry = next((entry for entry in current.trainers if entry.address == self._wallet.address), None)
         if entry is None:
             return current.status == "joining" and await self._join(state, current)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from deepshard.encoding import decode
 from deepshard.errors import RemoteError
-from deepshard.ledger.state import State
+from deepshard.ledger.state import POOLS, State
 from deepshard.limits import MANIFEST_BYTES_MAX
 from deepshard.net.types import PeerInfo
 from deepshard.primitives import ZERO_DIGEST, content_digest
@@ -125,7 +125,7 @@ class WeightsRegistry:
         licence = state.licence(peer.address)
         if licence is not None and version <= licence.last_version:
             return True
-        current = state.round(state.chain().round) if state.chain().round else None
+        current = state.current_round()
         return (
             current is not None
             and current.status in {"joining", "training", "revealing", "scoring"}
@@ -139,12 +139,12 @@ class WeightsRegistry:
         if self._public_root == state.root:
             return False
         self._public_root = state.root
-        self._public.update(state.heldout_pool(), state.general_pool(), state.rejected_pool())
+        for name in POOLS:
+            self._public.update(state.pool(name))
         for proposal in state.proposals():
             self._public.update(segment.digest for segment in proposal.segments)
-        for number in range(1, state.chain().round + 1):
-            past = state.round(number)
-            self._public.update(entry.manifest for entry in past.trainers if past is not None)
+        for past in state.rounds():
+            self._public.update(entry.manifest for entry in past.trainers)
         for number in range(state.chain().version + 1):
             model = state.model(number)
             self._public.update([] if model is None else [model.manifest])

@@ -1,0 +1,115 @@
+"""Records of the ledger as JSON values: amounts as integers, addresses as text, digests in hexadecimal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepshard.ledger.records import Account, DataProposal, Licence, Receipt, TrainingRound
+from deepshard.primitives import ZERO_DIGEST, format_address
+
+Json = dict[str, Any]
+
+
+def account_json(address: bytes, account: Account, bonded: int) -> Json:
+    """An account and its validator bond."""
+    return {
+        "address": format_address(address),
+        "balance": account.balance,
+        "locked": account.locked,
+        "unbonding": sum(entry.amount for entry in account.unbonding),
+        "bonded": bonded,
+        "nonce": account.nonce,
+    }
+
+
+def proposal_json(proposal: DataProposal) -> Json:
+    """A data proposal and its tally."""
+    tally = proposal.tally
+    return {
+        "id": proposal.id.hex(),
+        "proposer": format_address(proposal.proposer),
+        "title": proposal.title,
+        "language": proposal.language,
+        "licence": proposal.licence,
+        "stake": proposal.stake,
+        "status": proposal.status,
+        "opened_height": proposal.opened_height,
+        "decided_height": proposal.decided_height,
+        "deadline": proposal.deadline,
+        "segments": [{"digest": segment.digest.hex(), "size": segment.size} for segment in proposal.segments],
+        "committee": [format_address(address) for address in proposal.committee],
+        "committed": [format_address(address) for address, _ in proposal.commitments],
+        "revealed": [format_address(address) for address in proposal.revealed],
+        "tally": None
+        if tally is None
+        else {
+            "rule": tally.rule,
+            "accept_bp": tally.accept_bp,
+            "threshold_bp": tally.threshold_bp,
+            "predicted_bp": tally.predicted_bp,
+            "dispersion_bp": tally.dispersion_bp,
+            "voters": tally.voters,
+            "segments": [
+                {"medians": list(segment.medians), "weight_bp": segment.weight_bp} for segment in tally.segments
+            ],
+        },
+    }
+
+
+def round_json(current: TrainingRound) -> Json:
+    """A training round and its trainers."""
+    return {
+        "number": current.number,
+        "base_version": current.base_version,
+        "status": current.status,
+        "reason": current.reason,
+        "opened_height": current.opened_height,
+        "deadline": current.deadline,
+        "proposals": [identifier.hex() for identifier in current.proposals],
+        "batch": [{"digest": segment.digest.hex(), "weight_bp": segment.weight_bp} for segment in current.batch],
+        "order_seed": _hex(current.order_seed),
+        "probe_seed": _hex(current.probe_seed),
+        "reporters": [format_address(address) for address in current.reporters],
+        "medoid": None if current.medoid is None else format_address(current.medoid),
+        "trainers": [
+            {
+                "address": format_address(entry.address),
+                "stake": entry.stake,
+                "committed": entry.commitment != ZERO_DIGEST,
+                "manifest": _hex(entry.manifest),
+                "weights_root": _hex(entry.weights_root),
+                "outcome": entry.outcome,
+                "reason": entry.reason,
+                "paid": entry.paid,
+            }
+            for entry in current.trainers
+        ],
+    }
+
+
+def licence_json(licence: Licence) -> Json:
+    """A licence."""
+    return {
+        "first_version": licence.first_version,
+        "last_version": licence.last_version,
+        "price": licence.price,
+        "height": licence.height,
+    }
+
+
+def receipt_json(sequence: int, receipt: Receipt) -> Json:
+    """A receipt with its sequence number on this node."""
+    return {
+        "seq": sequence,
+        "height": receipt.height,
+        "kind": receipt.kind,
+        "account": format_address(receipt.account),
+        "subject": receipt.subject.hex(),
+        "amount": receipt.amount,
+        "reason": receipt.reason,
+        "facts": dict(receipt.facts),
+    }
+
+
+def _hex(digest: bytes) -> str | None:
+    return None if digest == ZERO_DIGEST else digest.hex()

@@ -1,0 +1,235 @@
+"""Wiring: builds the services a node's roles ask for and connects them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from deepshard.actors import Supervisor
+from deepshard.compute.client import ComputeClient
+from deepshard.disk.chain import ChainStore
+from deepshard.disk.chunks import ChunkStore
+from deepshard.disk.journal import Journal
+from deepshard.errors import UsageError
+from deepshard.identity import SecretKey
+from deepshard.ledger.genesis import genesis_state
+from deepshard.ledger.onion import OnionChain
+from deepshard.ledger.params import Genesis
+from deepshard.net.network import Network
+from deepshard.net.types import NetworkEvent
+from deepshard.node.backend import NodeBackend
+from deepshard.node.settings import Settings
+from deepshard.primitives import parse_amount, tagged_hash
+from deepshard.services.chain import ChainService, Pacing
+from deepshard.services.curator import Curator
+from deepshard.services.inference import Inference
+from deepshard.services.keeper import Keeper
+from deepshard.services.light import LightClient, LightServer
+from deepshard.services.router import Put, Router
+from deepshard.services.scorer import Scorer
+from deepshard.services.shards import ShardExchange
+from deepshard.services.trainer import Trainer
+from deepshard.services.view import ChainView
+from deepshard.services.wallet import Wallet
+from deepshard.services.weights import WeightsRegistry
+from deepshard.wire import messages as wire
+
+
+class Node:
+    """Everything one node runs. Full nodes execute the chain; a node whose only role is inference is a light client."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        home: Path,
+        key: SecretKey,
+        genesis: Genesis,
+        *,
+        extra_texts: tuple[str, ...],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._genesis = genesis
+        self._key = key
+        self._extra_texts = extra_texts
+        roles = settings.roles
+        self.network = Network(
+            key=key,
+            chain_id=genesis.chain_id,
+            genesis_hash=genesis.hash(),
+            roles=roles,
+            listen=settings.listen,
+            dial=settings.peers,
+            advertise=settings.advertise or None,
+        )
+        self.chunks = ChunkStore(home / "chunks")
+        self._journal = Journal(home / "journal.sqlite")
+        self._supervisor = Supervisor()
+        self._store: ChainStore | None = None
+        self._view: ChainView | None = None
+        self._light: LightClient | None = None
+        self._chain: ChainService | None = None
+        self._salt_seed = tagged_hash("salt seed", key.seed)
+        self._compute = ComputeClient(
+            threads=settings.threads or os.cpu_count() or 1,
+            leases=settings.leases,
+            log_path=home / "compute.log",
+        )
+        self.registry = WeightsRegistry(lambda: self.exchange, lambda: None if self._view is None else self._view.state)
+        self.exchange = ShardExchange(network=self.network, store=self.chunks, may_fetch=self.registry.may_fetch)
+        if roles == ("inference",):
+            self._light = LightClient(genesis=genesis, network=self.network, journal=self._journal, now_ms=now_ms)
+            self._wallet = Wallet(key, genesis.chain_id, self._light)
+        else:
+            self._store = ChainStore(home / "chain.sqlite", genesis_hash=genesis.hash())
+            self._view = ChainView(genesis_state(genesis), None)
+            self._chain = ChainService(
+                genesis=genesis,
+                store=self._store,
+                view=self._view,
+                network=self.network,
+                key=key,
+                onion=OnionChain(key.seed) if "validator" in roles else None,
+                pacing=_pacing(settings),
+                now_ms=now_ms,
+            )
+            self._wallet = Wallet(key, genesis.chain_id, self._chain)
+        self._curator: Curator | None = None
+        self._keeper: Keeper | None = None
+        self._inference: Inference | None = None
+        self._add_core_services()
+        self._add_roles()
+        self.backend = NodeBackend(
+            settings=settings,
+            genesis=genesis,
+            network=self.network,
+            wallet=self._wallet,
+            chunks=self.chunks,
+            store=self._store,
+            view=self._view,
+            light=self._light,
+            curator=self._curator,
+            keeper=self._keeper,
+            inference=self._inference,
+        )
+
+    async def run(self) -> None:
+        """Run every service but the network, supervised."""
+        await self._supervisor.run()
+
+    def close(self) -> None:
+        """Close files."""
+        self._journal.close()
+        if self._store is not None:
+            self._store.close()
+
+    def _add_core_services(self) -> None:
+        routes: dict[type[wire.Message], Put] = {}
+        listeners: list[Put] = [self.exchange.mailbox.put]
+        for kind in (wire.HaveRequest, wire.HaveReply, wire.BlobRequest, wire.BlobReply):
+            routes[kind] = self.exchange.mailbox.put
+        if self._chain is not None:
+            assert self._view is not None
+            assert self._store is not None
+            listeners.append(_narrow(self._chain.mailbox.put))
+            for kind in (wire.Status, wire.BlockProposal, wire.Votes, wire.Transactions, wire.BlocksRequest, wire.Blocks):
+                routes[kind] = _narrow(self._chain.mailbox.put)
+            server = LightServer(view=self._view, store=self._store, network=self.network)
+            for kind in (wire.HeadersRequest, wire.ProofRequest):
+                routes[kind] = _narrow(server.mailbox.put)
+            self._supervisor.add("chain", self._chain.run)
+            self._supervisor.add("light-server", server.run)
+        if self._light is not None:
+            listeners.append(_narrow(self._light.mailbox.put))
+            for kind in (wire.Status, wire.Headers, wire.ProofReply, wire.Transactions, wire.Votes, wire.BlockProposal):
+                routes[kind] = _narrow(self._light.mailbox.put)
+            self._supervisor.add("light", self._light.run)
+        router = Router(self.network, self.network.events, routes, listeners)
+        self._supervisor.add("router", router.run)
+        self._supervisor.add("shards", self.exchange.run)
+        self._supervisor.add("wallet", self._wallet.run)
+        self._supervisor.add("compute", self._compute.run)
+
+    def _add_roles(self) -> None:
+        roles, view = self._settings.roles, self._view
+        if "inference" in roles:
+            reader = self._light
+            if reader is None:
+                raise UsageError("the inference role runs as a light client of its own: give it a node (and home) of its own")
+            self._inference = Inference(
+                reader=reader,
+                wallet=self._wallet,
+                registry=self.registry,
+                compute=self._compute,
+                store=self.chunks,
+                params=self._genesis.params,
+            )
+            self._supervisor.add("inference", self._inference.run)
+        if view is None:
+            return
+        if "validator" in roles:
+            self._add_validator(view)
+        if "trainer" in roles:
+            trainer = Trainer(
+                view=view,
+                wallet=self._wallet,
+                exchange=self.exchange,
+                registry=self.registry,
+                compute=self._compute,
+                store=self.chunks,
+                journal=self._journal,
+                salt_seed=self._salt_seed,
+                stake=parse_amount(self._settings.trainer_stake),
+                micro_batch=self._settings.micro_batch,
+                extra_texts=self._extra_texts,
+            )
+            self._supervisor.add("trainer", trainer.run)
+
+    def _add_validator(self, view: ChainView) -> None:
+        self._curator = Curator(
+            view=view,
+            wallet=self._wallet,
+            exchange=self.exchange,
+            registry=self.registry,
+            compute=self._compute,
+            store=self.chunks,
+            journal=self._journal,
+            salt_seed=self._salt_seed,
+        )
+        self._keeper = Keeper(
+            view=view,
+            exchange=self.exchange,
+            registry=self.registry,
+            store=self.chunks,
+            address=self._key.address,
+        )
+        scorer = Scorer(
+            view=view,
+            wallet=self._wallet,
+            exchange=self.exchange,
+            registry=self.registry,
+            compute=self._compute,
+            store=self.chunks,
+        )
+        self._supervisor.add("curator", self._curator.run)
+        self._supervisor.add("keeper", self._keeper.run)
+        self._supervisor.add("scorer", scorer.run)
+
+
+def _pacing(settings: Settings) -> Pacing:
+    return Pacing(
+        block_interval_s=settings.block_interval_ms / 1000,
+        empty_block_interval_s=settings.empty_block_interval_ms / 1000,
+        propose_timeout_s=settings.propose_timeout_ms / 1000,
+        vote_timeout_s=settings.vote_timeout_ms / 1000,
+    )
+
+
+def _narrow(put: Callable[..., object]) -> Put:
+    """The routes decide which events a mailbox gets; its own type lists only those."""
+
+    async def forward(event: NetworkEvent) -> None:
+        await put(event)  # type: ignore[misc]
+
+    return forward
