@@ -40,11 +40,14 @@ def main(
         typer.Option(envvar="DEEPSHARD_HTTP", help="HOST:PORT of the HTTP API; its token is in HOME/api.json."),
     ] = None,
     log_format: Annotated[str | None, typer.Option(envvar="DEEPSHARD_LOG_FORMAT", help="json or console.")] = None,
-    log_level: Annotated[str | None, typer.Option(envvar="DEEPSHARD_LOG_LEVEL", help="debug, info, warning, error.")] = None,
+    log_level: Annotated[
+        str | None, typer.Option(envvar="DEEPSHARD_LOG_LEVEL", help="debug, info, warning, error.")
+    ] = None,
     passphrase_file: Annotated[
         str | None,
         typer.Option(
-            envvar="DEEPSHARD_PASSPHRASE_FILE", help="File with the key's passphrase; else DEEPSHARD_PASSPHRASE, else a prompt."
+            envvar="DEEPSHARD_PASSPHRASE_FILE",
+            help="File with the key's passphrase; else DEEPSHARD_PASSPHRASE, else a prompt.",
         ),
     ] = None,
     threads: Annotated[
@@ -71,15 +74,15 @@ def main(
         Path | None, typer.Option(envvar="DEEPSHARD_CONFIG", help="TOML file with the same names (- becomes _).")
     ] = None,
 ) -> None:
-    """Run a Deepshard node until SIGTERM or Ctrl-C.
+    r"""Run a Deepshard node until SIGTERM or Ctrl-C.
 
     First: `deepshard keys new --home DIR` makes a key. Then, for a validator of a network whose genesis you have:
 
-        python -m deepshard.node --home DIR --genesis genesis.json --roles validator \\
+        python -m deepshard.node --home DIR --genesis genesis.json --roles validator \
             --listen 0.0.0.0:7420 --peers node1.example:7420,node2.example:7420
 
-    The node keeps its chain, its shards and its promises in DIR and goes on where it left off when started again. Ask it
-    things with `deepshard status --home DIR`.
+    The node keeps its chain, its shards and its promises in DIR and goes on where it left off when started again.
+    Ask it things with `deepshard status --home DIR`.
     """
     given = {
         "home": home,

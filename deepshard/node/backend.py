@@ -235,7 +235,9 @@ class NodeBackend:
         stake = int(request["stake"])
         balance = view.state.account(self._wallet.address).balance
         if stake > balance:
-            raise UsageError(f"the stake of {stake} units is above the balance of {balance}: lower it, or get tokens first")
+            raise UsageError(
+                f"the stake of {stake} units is above the balance of {balance}: lower it, or get tokens first"
+            )
         blobs = [segment.encode() for segment in segments]
         digests = [await trio.to_thread.run_sync(self._chunks.put, blob) for blob in blobs]
         references = tuple(SegmentRef(digest, len(blob)) for digest, blob in zip(digests, blobs, strict=True))
@@ -246,7 +248,9 @@ class NodeBackend:
         found = [
             proposal
             for proposal in view.state.proposals()
-            if proposal.id not in before and proposal.segments == references and proposal.proposer == self._wallet.address
+            if proposal.id not in before
+            and proposal.segments == references
+            and proposal.proposer == self._wallet.address
         ]
         if not found:
             raise LocalError("the proposal's transaction is in a block, but the proposal is not in the state")

@@ -42,21 +42,25 @@ def run_node(config: Path | None, given: Mapping[str, Any]) -> int:
             key = _key(settings, home)
             genesis = load_genesis(_read_text(Path(settings.genesis), "genesis file"))
             trio.run(_live, settings, home, key, genesis, strict_exception_groups=True)
-    except* UsageError as group:
-        return _fail(group, 2)
-    except* DeepshardError as group:
-        return _fail(group, 1)
-    except* KeyboardInterrupt:
+    except (DeepshardError, BaseExceptionGroup) as raised:
+        errors = list(_leaves(raised))
+        unexpected = [error for error in errors if not isinstance(error, DeepshardError)]
+        if unexpected:
+            raise
+        first = next((error for error in errors if isinstance(error, UsageError)), errors[0])
+        sys.stderr.write(f"deepshard: {first}\n")
+        return 2 if isinstance(first, UsageError) else 1
+    except KeyboardInterrupt:
         return 0
     return 0
 
 
-def _fail(group: BaseExceptionGroup[Any], code: int) -> int:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    sys.stderr.write(f"deepshard: {error}\n")
-    return code
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 def _home(settings: Settings) -> Path:

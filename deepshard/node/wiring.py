@@ -35,6 +35,30 @@ from deepshard.services.wallet import Wallet
 from deepshard.services.weights import WeightsRegistry
 from deepshard.wire import messages as wire
 
+_EXCHANGE_KINDS: tuple[type[wire.Message], ...] = (
+    wire.HaveRequest,
+    wire.HaveReply,
+    wire.BlobRequest,
+    wire.BlobReply,
+)
+_CHAIN_KINDS: tuple[type[wire.Message], ...] = (
+    wire.Status,
+    wire.BlockProposal,
+    wire.Votes,
+    wire.Transactions,
+    wire.BlocksRequest,
+    wire.Blocks,
+)
+_LIGHT_REQUESTS: tuple[type[wire.Message], ...] = (wire.HeadersRequest, wire.ProofRequest)
+_LIGHT_KINDS: tuple[type[wire.Message], ...] = (
+    wire.Status,
+    wire.Headers,
+    wire.ProofReply,
+    wire.Transactions,
+    wire.Votes,
+    wire.BlockProposal,
+)
+
 
 class Node:
     """Everything one node runs. Full nodes execute the chain; a node whose only role is inference is a light client."""
@@ -90,7 +114,7 @@ class Node:
                 view=self._view,
                 network=self.network,
                 key=key,
-                onion=OnionChain(key.seed) if "validator" in roles else None,
+                onion=OnionChain(tagged_hash("onion seed", key.seed)) if "validator" in roles else None,
                 pacing=_pacing(settings),
                 now_ms=now_ms,
             )
@@ -127,23 +151,19 @@ class Node:
     def _add_core_services(self) -> None:
         routes: dict[type[wire.Message], Put] = {}
         listeners: list[Put] = [self.exchange.mailbox.put]
-        for kind in (wire.HaveRequest, wire.HaveReply, wire.BlobRequest, wire.BlobReply):
-            routes[kind] = self.exchange.mailbox.put
+        routes |= dict.fromkeys(_EXCHANGE_KINDS, self.exchange.mailbox.put)
         if self._chain is not None:
             assert self._view is not None
             assert self._store is not None
             listeners.append(_narrow(self._chain.mailbox.put))
-            for kind in (wire.Status, wire.BlockProposal, wire.Votes, wire.Transactions, wire.BlocksRequest, wire.Blocks):
-                routes[kind] = _narrow(self._chain.mailbox.put)
+            routes |= dict.fromkeys(_CHAIN_KINDS, _narrow(self._chain.mailbox.put))
             server = LightServer(view=self._view, store=self._store, network=self.network)
-            for kind in (wire.HeadersRequest, wire.ProofRequest):
-                routes[kind] = _narrow(server.mailbox.put)
+            routes |= dict.fromkeys(_LIGHT_REQUESTS, _narrow(server.mailbox.put))
             self._supervisor.add("chain", self._chain.run)
             self._supervisor.add("light-server", server.run)
         if self._light is not None:
             listeners.append(_narrow(self._light.mailbox.put))
-            for kind in (wire.Status, wire.Headers, wire.ProofReply, wire.Transactions, wire.Votes, wire.BlockProposal):
-                routes[kind] = _narrow(self._light.mailbox.put)
+            routes |= dict.fromkeys(_LIGHT_KINDS, _narrow(self._light.mailbox.put))
             self._supervisor.add("light", self._light.run)
         router = Router(self.network, self.network.events, routes, listeners)
         self._supervisor.add("router", router.run)
@@ -156,7 +176,9 @@ class Node:
         if "inference" in roles:
             reader = self._light
             if reader is None:
-                raise UsageError("the inference role runs as a light client of its own: give it a node (and home) of its own")
+                raise UsageError(
+                    "the inference role runs as a light client of its own: give it a node (and home) of its own"
+                )
             self._inference = Inference(
                 reader=reader,
                 wallet=self._wallet,

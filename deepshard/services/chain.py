@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 import trio
 
@@ -39,10 +40,10 @@ from deepshard.consensus.types import (
     Step,
     Vote,
     VoteKind,
-    proposal_sign_bytes,
     vote_sign_bytes,
 )
-from deepshard.disk.chain import ChainStore, DoubleSignRefused
+from deepshard.disk.chain import ChainStore
+from deepshard.disk.guard import DoubleSignRefused
 from deepshard.encoding import decode, encode
 from deepshard.errors import InvalidBlock, InvalidTransaction, LocalError, RemoteError
 from deepshard.identity import SecretKey
@@ -279,7 +280,7 @@ class ChainService:
         await self._feed(ProposalReceived(proposal, valid))
 
     def _is_valid(self, proposal: Proposal, encoded: bytes) -> bool:
-        """Whether the block is what was proposed and executes; an invalid one is answered with nil, not with silence."""
+        """Whether the block is what was proposed and executes; an invalid one gets nil, not silence."""
         block = decode(encoded, Block, bytes_max=BLOCK_BYTES_MAX)
         if block.header.block_id() != proposal.block_id:
             # The relayer, not the proposer, may have swapped the block: it is blamed and the proposal not consumed.
@@ -300,7 +301,7 @@ class ChainService:
     async def _store_pending(self, block_id: bytes) -> None:
         encoded = self._executor.encoded(block_id)
         assert encoded is not None
-        self._store.save_pending(self._executor.height + 1, block_id, encoded)
+        self._store.save_pending_block(self._executor.height + 1, block_id, encoded)
 
     async def _take_vote(self, peer: PeerInfo, encoded: bytes) -> None:
         if self._relay.is_known(encoded):
@@ -341,7 +342,7 @@ class ChainService:
         self._relay.clear()
         self._stalled_ticks = 0
         height = self._executor.height + 1
-        guarded = self._store.safety()
+        guarded = self._store.guard.safety()
         safety = guarded if guarded is not None and guarded.height == height else None
         if safety is not None:
             self._restore_pending(height)
@@ -352,7 +353,7 @@ class ChainService:
 
     def _restore_pending(self, height: int) -> None:
         """Blocks checked at this height before a restart: a lock is only worth something with its block."""
-        for encoded in self._store.pending(height):
+        for encoded in self._store.pending_blocks(height).values():
             try:
                 self._executor.check(decode(encoded, Block, bytes_max=BLOCK_BYTES_MAX))
             except RemoteError as error:
@@ -400,7 +401,7 @@ class ChainService:
         if not len(self._mempool) and wait_s > 0 and round_ == 0:
             self._later(min(wait_s, 0.1), _BuildDue(height, round_))
             return
-        block_id = self._store.signed_proposal(height, round_)
+        block_id = self._signed_proposal(height, round_)
         if block_id is None or self._executor.encoded(block_id) is None:
             record = self._view.state.validator(self._key.address)
             if record is None:
@@ -414,6 +415,11 @@ class ChainService:
         await self._store_pending(block_id)
         await self._feed(ValueBuilt(height, round_, block_id))
 
+    def _signed_proposal(self, height: int, round_: int) -> bytes | None:
+        """What this node has already proposed in this round, before a restart."""
+        signed = self._store.guard.signed(height)
+        return next((entry.block_id for entry in signed if (entry.round, entry.step) == (round_, Step.PROPOSE)), None)
+
     async def _propose(self, offer: Propose) -> None:
         assert self._core is not None
         block = self._executor.encoded(offer.block_id)
@@ -421,19 +427,15 @@ class ChainService:
             _log.error("consensus.block_missing", height=offer.height, block_id=offer.block_id.hex())
             return
         try:
-            self._store.guard_proposal(offer.height, offer.round, offer.valid_round, offer.block_id, self._core.safety())
+            self._store.guard.allow_and_record(
+                Step.PROPOSE, offer.height, offer.round, offer.block_id, self._core.safety()
+            )
         except DoubleSignRefused as error:
             _log.error("consensus.double_sign_refused", error=str(error))
             return
-        payload = proposal_sign_bytes(self._chain_id, offer.height, offer.round, offer.valid_round, offer.block_id)
-        proposal = Proposal(
-            offer.height,
-            offer.round,
-            offer.valid_round,
-            offer.block_id,
-            self._key.address,
-            self._key.sign(PROPOSAL_TAG, payload),
-        )
+        unsigned = Proposal(offer.height, offer.round, offer.valid_round, offer.block_id, self._key.address, bytes(64))
+        signature = self._key.sign(PROPOSAL_TAG, unsigned.sign_bytes(self._chain_id))
+        proposal = msgspec.structs.replace(unsigned, signature=signature)
         encoded = encode(proposal)
         self._proposals[encoded] = block
         light = [peer.public_key for peer in self._network.peers() if not _follows_chain(peer)]
@@ -444,7 +446,7 @@ class ChainService:
         assert self._core is not None
         kind = VoteKind(ballot.kind)
         try:
-            self._store.guard_vote(kind, ballot.height, ballot.round, ballot.block_id, self._core.safety())
+            self._store.guard.allow_and_record(kind, ballot.height, ballot.round, ballot.block_id, self._core.safety())
         except DoubleSignRefused as error:
             _log.error("consensus.double_sign_refused", error=str(error))
             return

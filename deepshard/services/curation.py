@@ -5,9 +5,9 @@ true; so this opinion is deliberately conservative and a person's vote always re
 five axes:
 
 - *surprisal*: minus the mean log-prob, in nats a token. Text the model already predicts is not novel.
-- *coherence*: the conditional curvature divided by the square root of the token count, which is the mean excess of a token's log-prob over
-  its expectation in units of its spread (Fast-DetectGPT, arXiv 2310.05130, equation 6, per token). Prose scores near
-  zero, keyboard mash far below: its tokens are much less likely than the model expects of its own next token.
+- *coherence*: the conditional curvature over the square root of the token count: by how many of its own standard
+  deviations a token's log-prob exceeds its expectation (Fast-DetectGPT, arXiv 2310.05130, equation 6, per token).
+  Prose scores near zero, keyboard mash far below: its tokens are much less likely than the model's own choice.
 - *peakedness*: the perturbation discrepancy (DetectGPT, arXiv 2301.11305, equation 1). Replacing spans of meaningful
   text makes it less likely; replacing spans of noise doesn't.
 - *variety*: distinct words over words, which catches repetition.
@@ -22,12 +22,17 @@ from dataclasses import dataclass
 
 from deepshard.ledger.transactions import AxisScores
 
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+_WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
 _SUBJECTIVE = frozenset(
-    "i me my mine we our best worst amazing awesome terrible greatest love hate obviously clearly must everyone nobody "
-    "always never buy cheap free click offer winner guaranteed miracle unbelievable incredible".split()
+    (
+        *("i", "me", "my", "mine", "we", "our", "best", "worst", "amazing", "awesome", "terrible", "greatest", "love"),
+        *("hate", "obviously", "clearly", "must", "everyone", "nobody", "always", "never", "buy", "cheap", "free"),
+        *("click", "offer", "winner", "guaranteed", "miracle", "unbelievable", "incredible"),
+    )
 )
-_HARMFUL_HINTS = frozenset("kill murder bomb exterminate genocide torture rape suicide lynch".split())
+_HARMFUL_HINTS = frozenset(
+    ("kill", "murder", "bomb", "exterminate", "genocide", "torture", "rape", "suicide", "lynch"),
+)
 SHINGLE_WORDS = 4
 
 
@@ -87,12 +92,13 @@ def axis_scores(text: str, measured: Measurement, accepted: Collection[frozenset
 
 def verdict(scores: Collection[AxisScores]) -> bool:
     """Whether a curator accepts: the mean over segments of each axis reaches 40 %, and over all axes 50 %."""
-    means = [sum(axis) / len(scores) for axis in zip(*scores, strict=True)]
+    means: list[float] = [sum(axis) / len(scores) for axis in zip(*scores, strict=True)]
     return min(means) >= 4_000 and sum(means) / len(means) >= 5_000
 
 
 def _ramp(value: float, low: float, high: float) -> float:
-    return max(0.0, min(1.0, (value - low) / (high - low)))
+    share: float = (value - low) / (high - low)
+    return min(1.0, max(0.0, share))
 
 
 def _loud_share(text: str, words: list[str]) -> float:

@@ -84,7 +84,13 @@ class Curator:
         _log.info("curator.committed", proposal=proposal.id.hex(), accept=ballot.accept)
 
     def record_vote(
-        self, proposal_id: bytes, *, accept: bool, harmful: bool, scores: tuple[AxisScores, ...] | None, predicted_bp: int
+        self,
+        proposal_id: bytes,
+        *,
+        accept: bool,
+        harmful: bool,
+        scores: tuple[AxisScores, ...] | None,
+        predicted_bp: int,
     ) -> None:
         """Take a person's vote in place of the automatic one.
 
@@ -145,7 +151,14 @@ class Curator:
             perturbation=[round(score.perturbation_curvature, 3) for score in result.scores],
         )
         predicted = SURE_BP if accept else 10_000 - SURE_BP
-        return RevealVote(proposal.id, scores, accept, False, predicted, self._salt(proposal.id))
+        return RevealVote(
+            proposal=proposal.id,
+            scores=scores,
+            accept=accept,
+            harmful=False,
+            predicted_accept_bp=predicted,
+            salt=self._salt(proposal.id),
+        )
 
     async def _texts(self, proposal: DataProposal) -> tuple[str, ...]:
         await self._exchange.fetch({segment.digest: segment.size for segment in proposal.segments}, timeout_s=60.0)
@@ -155,7 +168,9 @@ class Curator:
     async def _accepted_texts(self, state: State) -> list[str]:
         """Texts of accepted proposals that are at hand; a missing one only weakens the duplicate check."""
         digests = [s.digest for p in state.proposals() if p.status in {"accepted", "trained"} for s in p.segments]
-        return [self._store.get(digest).decode("utf-8", errors="replace") for digest in digests if self._store.has(digest)]
+        return [
+            self._store.get(digest).decode("utf-8", errors="replace") for digest in digests if self._store.has(digest)
+        ]
 
     def _salt(self, proposal_id: bytes) -> bytes:
         return tagged_hash("vote salt", self._salt_seed, proposal_id)

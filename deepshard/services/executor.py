@@ -11,7 +11,7 @@ from deepshard.consensus.blocks import build_header, genesis_tip, tip_of, valida
 from deepshard.consensus.certificates import verify_certificate
 from deepshard.consensus.types import Block, CommitCertificate, Header, Validator
 from deepshard.consensus.validators import ValidatorSet
-from deepshard.disk.chain import ChainStore
+from deepshard.disk.chain import ChainStore, NewReceipt, StoredBlock
 from deepshard.encoding import decode, encode
 from deepshard.errors import InvalidBlock, LocalError
 from deepshard.ledger.execution import (
@@ -22,7 +22,6 @@ from deepshard.ledger.execution import (
     receipts_root,
     select_transactions,
 )
-from deepshard.ledger.genesis import genesis_state
 from deepshard.ledger.params import Genesis
 from deepshard.ledger.state import State
 from deepshard.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, CERTIFICATE_BYTES_MAX, VALIDATOR_SET_BYTES_MAX
@@ -81,7 +80,9 @@ class ChainExecutor:
                 raise LocalError(f"the chain store has a snapshot at {height}, but no block")
             header = decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX).header
             self.validators = decode(stored.validators, ValidatorSet, bytes_max=VALIDATOR_SET_BYTES_MAX)
-            self._advance(header, decode(stored.certificate, CommitCertificate, bytes_max=CERTIFICATE_BYTES_MAX), State.load(data))
+            self._advance(
+                header, decode(stored.certificate, CommitCertificate, bytes_max=CERTIFICATE_BYTES_MAX), State.load(data)
+            )
         for next_height in range(height + 1, tip + 1):
             stored = self._store.block(next_height)
             if stored is None:
@@ -147,7 +148,9 @@ class ChainExecutor:
         }
         for name, value in expected.items():
             if getattr(header, name) != value:
-                raise InvalidBlock(f"block {header.height}: {name} is {getattr(header, name).hex()}, expected {value.hex()}")
+                raise InvalidBlock(
+                    f"block {header.height}: {name} is {getattr(header, name).hex()}, expected {value.hex()}"
+                )
 
     def build(self, candidates: Sequence[bytes], *, proposer: bytes, onion_preimage: bytes, now_ms: int) -> bytes:
         """Build, execute and keep the next block; its id."""
@@ -192,13 +195,9 @@ class ChainExecutor:
         """Store a checked block with its certificate, durably, then publish its state."""
         executed = self._executed[block_id]
         header = executed.block.header
-        receipts = [(r.kind, r.account, r.subject, encode(r)) for r in executed.result.receipts]
         self._store.save_block(
-            height=header.height,
-            block=executed.encoded,
-            certificate=encode(certificate),
-            validators=encode(self.validators),
-            receipts=receipts,
+            StoredBlock(header.height, executed.encoded, encode(certificate), encode(self.validators)),
+            [NewReceipt(r.kind, r.account, r.subject, encode(r)) for r in executed.result.receipts],
             snapshot=executed.result.state.dump() if header.height % SNAPSHOT_BLOCKS == 0 else None,
         )
         self._advance(header, certificate, executed.result.state)
@@ -223,5 +222,5 @@ class ChainExecutor:
 
 def validators_of(state: State) -> ValidatorSet:
     """Validator set that decides the height after `state`."""
-    members = tuple(Validator(address, public_key, stake) for address, public_key, stake in validator_set(state))
-    return ValidatorSet(members)
+    active = state.active().validators
+    return ValidatorSet(tuple(Validator(entry.address, entry.public_key, entry.stake) for entry in active))

@@ -131,7 +131,9 @@ class Inference:
             return
         if model.version > licence.last_version:
             if self.download.version != model.version:
-                self.download = Download(version=model.version, error="the licence does not cover this version: renew it")
+                self.download = Download(
+                    version=model.version, error="the licence does not cover this version: renew it"
+                )
                 _log.warning("inference.licence_expired", version=model.version, last_version=licence.last_version)
             return
         await self._bring(model)
@@ -152,7 +154,7 @@ class Inference:
             report = await self._registry.fetch_all(lineage, progress=note)
             download.chunks_done, download.chunks_verified = len(wanted), report.verified
             download.bytes_by_peer = dict(report.bytes_by_peer)
-            # The first token proves that the worker could decode every chunk and that the decoded weights have the root.
+            # The first token proves that the worker decoded every chunk and that the weights have the root.
             await self._generate(model, (ChatMessage(role="user", content="Hello"),), 1, 0.0, 0, None)
         self._serving = model
         download.state = "ready"
@@ -178,7 +180,8 @@ class Inference:
         model = self._serving
         if model is None:
             raise UsageError(
-                f"no weights are ready to serve (download: {self.download.state}); buy a licence with `deepshard licence buy`"
+                f"no weights are ready to serve (download: {self.download.state}); "
+                "buy a licence with `deepshard licence buy`"
             )
         send, receive = trio.open_memory_channel[str | GenerateResult](max_tokens + 8)
         failure: list[DeepshardError] = []
@@ -202,7 +205,7 @@ class Inference:
         if failure:
             raise failure[0]
 
-    async def _generate(  # noqa: PLR0917  # one call site each way; names would repeat the job's fields
+    async def _generate(  # one call site each way; names would repeat the job's fields
         self,
         model: ModelVersion,
         messages: tuple[ChatMessage, ...],

@@ -72,7 +72,9 @@ class Keeper:
             return False
         lineage = self._registry.known_lineage(current[1])
         keep = lineage.chunks_of(assigned_shards(lineage.newest, self._address, weights, replication))
-        dropped = [digest for digest in self._registry.weight_chunks() if digest not in keep and self._store.has(digest)]
+        dropped = [
+            digest for digest in self._registry.weight_chunks() if digest not in keep and self._store.has(digest)
+        ]
         for digest in dropped:
             self._store.delete(digest)
         self._tidied = current

@@ -22,6 +22,7 @@ from deepshard.consensus.light import (
     verify_sequential,
     verify_skipping,
 )
+from deepshard.consensus.types import Block
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.journal import Journal
 from deepshard.encoding import decode, encode
@@ -31,7 +32,7 @@ from deepshard.ledger.keys import account_key, chain_key, licence_key, model_key
 from deepshard.ledger.params import Genesis
 from deepshard.ledger.records import Account, Chain, Licence, ModelVersion
 from deepshard.ledger.trie import Proof, verify_proof
-from deepshard.limits import BODY_BYTES_MAX, SYNC_BLOCKS_MAX
+from deepshard.limits import BLOCK_BYTES_MAX, BODY_BYTES_MAX, SYNC_BLOCKS_MAX
 from deepshard.net.types import NetworkPort, PeerDown, PeerInfo, PeerUp, Received
 from deepshard.services.executor import validators_of
 from deepshard.services.view import ChainView
@@ -78,7 +79,8 @@ class LightServer:
             stored = self._store.block(height)
             if stored is None:
                 break
-            light = (stored.header, stored.certificate, stored.validators)
+            header = encode(decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX).header)
+            light = (header, stored.certificate, stored.validators)
             size += sum(map(len, light))
             if headers and size > BODY_BYTES_MAX // 2:
                 break
@@ -227,7 +229,9 @@ class LightClient:
         if not blocks:
             return
         try:
-            self._trust(verify_skipping(self.trusted, blocks[-1], now_ms=self._now_ms(), trusting_period_ms=TRUSTING_PERIOD_MS))
+            self._trust(
+                verify_skipping(self.trusted, blocks[-1], now_ms=self._now_ms(), trusting_period_ms=TRUSTING_PERIOD_MS)
+            )
         except InsufficientTrust:
             for block in blocks:
                 self._trust(
@@ -268,5 +272,3 @@ class LightClient:
             raise InvalidLightBlock(f"a proof of height {reply.height} came, the chain is at {self.height}")
         verify_proof(root, waiting[1], reply.value, proof)
         waiting[2].set((reply.height, reply.value))
-
-

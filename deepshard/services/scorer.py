@@ -66,7 +66,9 @@ class Scorer:
     async def _report(self, state: State, current: TrainingRound) -> ReportScores:
         base = state.model(current.base_version)
         if base is None:
-            raise LocalError(f"round {current.number} builds on version {current.base_version}, which is not in the state")
+            raise LocalError(
+                f"round {current.number} builds on version {current.base_version}, which is not in the state"
+            )
         revealed = [entry for entry in current.trainers if entry.manifest != ZERO_DIGEST]
         async with self._registry.in_use():
             lineage = await self._registry.lineage(base.manifest, version=base.version)
@@ -90,11 +92,13 @@ class Scorer:
         for entry in revealed:
             found = scored.get(entry.address)
             if found is not None and not found.error and found.weights_root == entry.weights_root:
-                reports.append(SubmissionReport(entry.address, True, found.profile, found.sketch))
+                reports.append(
+                    SubmissionReport(entry.address, available=True, profile=found.profile, sketch=found.sketch)
+                )
             else:
                 reason = "not fetched" if found is None else found.error or "weights root differs from the revealed one"
                 _log.warning("scorer.unavailable", round=current.number, trainer=entry.address.hex(), reason=reason)
-                reports.append(SubmissionReport(entry.address, False, (), ()))
+                reports.append(SubmissionReport(entry.address, available=False, profile=(), sketch=()))
         return ReportScores(current.number, tuple(reports))
 
     async def _fetch(self, entry: TrainerEntry, base: ModelVersion) -> bool:

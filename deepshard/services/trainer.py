@@ -94,7 +94,9 @@ class Trainer:
     async def _train(self, state: State, current: TrainingRound) -> RevealWeights:
         base = state.model(current.base_version)
         if base is None:
-            raise LocalError(f"round {current.number} builds on version {current.base_version}, which is not in the state")
+            raise LocalError(
+                f"round {current.number} builds on version {current.base_version}, which is not in the state"
+            )
         async with self._registry.in_use():
             lineage = await self._registry.lineage(base.manifest, version=base.version)
             await self._registry.fetch_all(lineage)

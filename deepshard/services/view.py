@@ -1,7 +1,7 @@
 """The committed chain as other actors see it: an immutable snapshot, and a way to wait for the next.
 
-Role services are level-triggered: they look at the newest state, do what is due, and wait for it to change. Nothing is
-lost when a service restarts or skips heights, because what is due is read from the state and not from a stream of events.
+Role services are level-triggered: they look at the newest state, do what is due, and wait for it to change. Nothing
+is lost when a service restarts or skips heights: what is due is read from the state, not from a stream of events.
 """
 
 from __future__ import annotations

@@ -25,11 +25,13 @@ class _Request:
 class Wallet:
     """Serialises this node's transactions: the next is signed when the one before is committed.
 
-    One key has one sequence of nonces, and several services act with it; a queue of one in flight needs no gap handling,
-    and a transaction that turned out invalid never blocks those behind it.
+    One key has one sequence of nonces, and several services act with it; a queue of one in flight needs no gap
+    handling, and a transaction that turned out invalid never blocks those behind it.
     """
 
-    def __init__(self, key: SecretKey, chain_id: str, access: ChainAccess, *, inclusion_timeout_s: float = 60.0) -> None:
+    def __init__(
+        self, key: SecretKey, chain_id: str, access: ChainAccess, *, inclusion_timeout_s: float = 60.0
+    ) -> None:
         self._key = key
         self._chain_id = chain_id
         self._access = access

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Set
+from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from deepshard.encoding import decode
 from deepshard.errors import RemoteError
 from deepshard.ledger.state import POOLS, State
-from deepshard.limits import MANIFEST_BYTES_MAX
 from deepshard.net.types import PeerInfo
 from deepshard.primitives import ZERO_DIGEST, content_digest
 from deepshard.services.shards import FetchReport, ShardExchange
 from deepshard.shards.manifest import Manifest
-from deepshard.shards.placement import holders, shard_identity
-from deepshard.shards.rules import check_child, check_manifest
+from deepshard.shards.placement import shard_keys, shards_of
+from deepshard.shards.rules import check_child, decode_manifest
 
 
 class WrongManifest(RemoteError):
@@ -87,7 +86,7 @@ class WeightsRegistry:
         finally:
             self._users -= 1
 
-    def weight_chunks(self) -> Set[bytes]:
+    def weight_chunks(self) -> AbstractSet[bytes]:
         """Every weight chunk of every manifest known here."""
         return self._versions_of_chunk.keys() | self._submission_chunks
 
@@ -166,10 +165,11 @@ class WeightsRegistry:
             if manifest is None:
                 blob = await self._exchange().fetch_blob(wanted)
                 assert content_digest(blob) == wanted
-                manifest = decode(blob, Manifest, bytes_max=MANIFEST_BYTES_MAX)
-                check_manifest(manifest)
+                manifest = decode_manifest(blob)
             if not chain and parent is not None and manifest.parent != parent:
-                raise WrongManifest(f"manifest {wanted.hex()[:16]} builds on {manifest.parent.hex()[:16]}, not on the base")
+                raise WrongManifest(
+                    f"manifest {wanted.hex()[:16]} builds on {manifest.parent.hex()[:16]}, not on the base"
+                )
             if chain:
                 check_child(chain[-1][1], manifest)
             chain.append((wanted, manifest))
@@ -179,16 +179,20 @@ class WeightsRegistry:
         return Lineage(tuple(chain))
 
     async def fetch_all(
-        self, lineage: Lineage, *, progress: Callable[[int, int, bytes, int], None] | None = None, timeout_s: float = 600.0
+        self,
+        lineage: Lineage,
+        *,
+        progress: Callable[[int, int, bytes, int], None] | None = None,
+        timeout_s: float = 600.0,
     ) -> FetchReport:
         """Bring every file and chunk of a version here; what is here already isn't fetched again."""
-        return await self._exchange().fetch({**lineage.files(), **lineage.chunks()}, progress=progress, timeout_s=timeout_s)
+        return await self._exchange().fetch(
+            {**lineage.files(), **lineage.chunks()}, progress=progress, timeout_s=timeout_s
+        )
 
 
-def assigned_shards(manifest: Manifest, address: bytes, weights: list[tuple[bytes, int]], replication: int) -> list[int]:
+def assigned_shards(
+    manifest: Manifest, address: bytes, weights: list[tuple[bytes, int]], replication: int
+) -> tuple[int, ...]:
     """Numbers of the shards that placement gives to `address`."""
-    return [
-        index
-        for index in range(len(manifest.shards))
-        if address in holders(shard_identity(manifest, index), weights, replication)
-    ]
+    return shards_of(address, shard_keys(manifest), weights, replication)
