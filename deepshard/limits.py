@@ -86,6 +86,8 @@ MANIFEST_FILES_MAX: Final = 64
 SHARD_SLICES_MAX: Final = 4096
 TENSOR_DIMENSIONS_MAX: Final = 8
 WANT_DIGESTS_MAX: Final = 1024
+PEERS_REMEMBERED_MAX: Final = 1024
+"""Peers whose transfer totals are kept."""
 
 # node
 MAILBOX_MESSAGES_MAX: Final = 1024

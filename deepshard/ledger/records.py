@@ -193,3 +193,80 @@ class Receipt(Record, frozen=True):
     amount: int
     reason: str
     facts: tuple[tuple[str, int | str], ...]
+
+
+class ActiveValidator(Record, frozen=True):
+    """A validator as consensus counts it during the current epoch."""
+
+    address: Address
+    public_key: PublicKey
+    stake: Amount
+
+
+class ActiveSet(Record, frozen=True):
+    """The validators of the next height, ordered by address; changes at epoch boundaries only."""
+
+    validators: tuple[ActiveValidator, ...]
+
+
+SegmentStatus = Literal["voting", "accepted", "rejected"]
+
+
+class SegmentRecord(Record, frozen=True):
+    """What is known of a segment: the latest proposal that held it and what became of it there."""
+
+    proposal: Digest
+    status: SegmentStatus
+
+
+class Seat(Record, frozen=True):
+    """A member of a committee, or a reporter, and the stake its word weighs."""
+
+    address: Address
+    stake: Amount
+
+
+class Committee(Record, frozen=True):
+    """Who votes on a proposal, ordered by address; stakes are those of the draw."""
+
+    seats: tuple[Seat, ...]
+
+
+class WaitingProposal(Record, frozen=True):
+    """An accepted proposal that no accepted model has learned yet.
+
+    `void_rounds` counts rounds that trained on it in vain, `empty_rounds` rounds that nobody joined since.
+    """
+
+    id: Digest
+    not_before: Height
+    void_rounds: Count
+    empty_rounds: Count
+
+
+class Agenda(Record, frozen=True):
+    """What the end of a block has to look at: proposals being voted on, and accepted ones that wait for training."""
+
+    voting: tuple[Digest, ...]
+    waiting: tuple[WaitingProposal, ...]
+
+
+ProbePool = Literal["batch", "heldout", "rejected", "general"]
+
+
+class Probe(Record, frozen=True):
+    """A text that submissions are measured on, and the pool it was drawn from."""
+
+    pool: ProbePool
+    digest: Digest
+
+
+class RoundScoring(Record, frozen=True):
+    """What a verdict is computed from besides the reports: the probes drawn, who reported and all validators' stake.
+
+    `reporting` and `validators_stake` are filled in when scoring ends.
+    """
+
+    probes: tuple[Probe, ...]
+    reporting: tuple[Seat, ...]
+    validators_stake: Amount

@@ -1,0 +1,130 @@
+"""From a genesis file to the state before the first block."""
+
+from __future__ import annotations
+
+import msgspec
+
+from deepshard.errors import UsageError
+from deepshard.ledger import keys
+from deepshard.ledger.funds import SUPPLY_MAX
+from deepshard.ledger.params import Genesis, Params
+from deepshard.ledger.records import (
+    Account,
+    ActiveSet,
+    ActiveValidator,
+    Agenda,
+    Chain,
+    ModelVersion,
+    Supply,
+    ValidatorRecord,
+)
+from deepshard.ledger.state import Draft, State
+from deepshard.ledger.trie import Trie
+from deepshard.limits import PROBES_MAX, VALIDATORS_MAX
+from deepshard.primitives import address_of, tagged_hash
+
+
+def load_genesis(text: str) -> Genesis:
+    """Read the JSON text form (bytes as base64) and check that a network can start from it.
+
+    Raises:
+        UsageError: not such a file, or parameters, validators or accounts that contradict each other.
+    """
+    try:
+        genesis = msgspec.json.decode(text, type=Genesis, strict=True)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        raise UsageError(f"the genesis file can't be read: {error}") from None
+    check_genesis(genesis)
+    return genesis
+
+
+def dump_genesis(genesis: Genesis) -> str:
+    """JSON text form of a genesis, for `load_genesis`."""
+    return msgspec.json.format(msgspec.json.encode(genesis), indent=1).decode() + "\n"
+
+
+def check_genesis(genesis: Genesis) -> None:
+    """Check what the types can't.
+
+    Raises:
+        UsageError: says what is wrong.
+    """
+    _check_params(genesis.params)
+    keys_ = [validator.public_key for validator in genesis.validators]
+    if not 1 <= len(keys_) <= VALIDATORS_MAX:
+        raise UsageError(f"genesis has {len(keys_)} validators, must be 1 to {VALIDATORS_MAX}")
+    if len(set(keys_)) != len(keys_):
+        raise UsageError("genesis names a validator twice")
+    if len({account.address for account in genesis.accounts}) != len(genesis.accounts):
+        raise UsageError("genesis names an account twice")
+    for validator in genesis.validators:
+        if validator.stake < max(1, genesis.params.validator_stake_min):
+            raise UsageError(
+                f"genesis validator {validator.public_key.hex()[:16]} has stake {validator.stake}, "
+                f"the minimum is {max(1, genesis.params.validator_stake_min)}"
+            )
+    if _issued(genesis) > SUPPLY_MAX:
+        raise UsageError(f"genesis issues {_issued(genesis)} units, the limit is {SUPPLY_MAX}")
+
+
+def _check_params(params: Params) -> None:
+    probes, recipe = params.probes, params.recipe
+    drawn = probes.batch + probes.heldout + probes.rejected + probes.general
+    rules = (
+        (params.committee_size >= 1, "committee_size must be at least 1"),
+        (params.epoch_blocks >= 1, "epoch_blocks must be at least 1"),
+        (params.unbonding_blocks >= params.epoch_blocks, "unbonding_blocks must be at least epoch_blocks"),
+        (params.threshold_floor_bp <= params.threshold_ceiling_bp, "threshold_floor_bp is above threshold_ceiling_bp"),
+        (params.fee_holders_bp + params.fee_treasury_bp <= 10_000, "fee_holders_bp and fee_treasury_bp exceed 10000"),
+        (params.replication >= 1, "replication must be at least 1"),
+        (params.mint_per_round <= SUPPLY_MAX, f"mint_per_round exceeds {SUPPLY_MAX}"),
+        (params.price_base >= 1, "price_base must be at least 1"),
+        (probes.batch >= 1, "probes.batch must be at least 1: without it no progress can be measured"),
+        (drawn <= PROBES_MAX, f"probes draws {drawn} texts, the limit is {PROBES_MAX}"),
+        (probes.span_tokens >= 1, "probes.span_tokens must be at least 1"),
+        (probes.tokens_max >= 2, "probes.tokens_max must be at least 2"),
+        (recipe.passes >= 1, "recipe.passes must be at least 1"),
+        (recipe.batch_segments >= 1, "recipe.batch_segments must be at least 1"),
+        (recipe.segment_tokens_max >= 2, "recipe.segment_tokens_max must be at least 2"),
+    )
+    wrong = [message for holds, message in rules if not holds]
+    phases = ("vote_commit", "vote_reveal", "join", "commit", "reveal", "report")
+    wrong += [f"{name}_blocks must be at least 1" for name in phases if getattr(params, f"{name}_blocks") < 1]
+    if wrong:
+        raise UsageError("genesis parameters are inconsistent: " + "; ".join(wrong))
+
+
+def _issued(genesis: Genesis) -> int:
+    balances = sum(account.balance for account in genesis.accounts)
+    return balances + sum(validator.stake for validator in genesis.validators)
+
+
+def genesis_state(genesis: Genesis) -> State:
+    """The state at height 0.
+
+    Raises:
+        UsageError: a network can't start from this genesis.
+    """
+    check_genesis(genesis)
+    changes: dict[bytes, object] = {
+        keys.CHAIN: Chain(0, tagged_hash("genesis beacon", genesis.hash()), 0, 0, 0),
+        keys.SUPPLY: Supply(_issued(genesis), 0, 0, 0),
+        keys.PARAMS: genesis.params,
+        keys.AGENDA: Agenda((), ()),
+        keys.model_key(0): ModelVersion(0, genesis.manifest, genesis.weights_root, 0, 0),
+    }
+    active = []
+    for validator in genesis.validators:
+        address = address_of(validator.public_key)
+        record = ValidatorRecord(validator.public_key, validator.stake, validator.onion_tip)
+        changes[keys.validator_key(address)] = record
+        active.append(ActiveValidator(address, validator.public_key, validator.stake))
+    changes[keys.ACTIVE] = ActiveSet(tuple(sorted(active, key=lambda entry: entry.address)))
+    for account in genesis.accounts:
+        changes[keys.account_key(account.address)] = Account(balance=account.balance)
+    draft = Draft(State(Trie()).changed(changes))
+    pools = (("heldout", genesis.heldout), ("rejected", genesis.canaries), ("general", genesis.general))
+    for name, digests in (*pools, ("canary", genesis.canaries)):
+        for digest in digests:
+            draft.add_to_pool(name, digest)
+    return draft.finish()
