@@ -92,6 +92,11 @@ PEERS_REMEMBERED_MAX: Final = 1024
 # node
 MAILBOX_MESSAGES_MAX: Final = 1024
 HTTP_BODY_BYTES_MAX: Final = 1 * MIB
+HTTP_BODY_TIMEOUT_S: Final = 30.0
+CHAT_MESSAGES_MAX: Final = 256
+"""Turns of one conversation; their texts are bounded by the body."""
+CHAT_TOKENS_MAX: Final = 4096
+"""Tokens one answer may ask for."""
 COMPUTE_MESSAGE_BYTES_MAX: Final = 64 * MIB
 KEY_FILE_BYTES_MAX: Final = 16 * KIB
 """A key file, or the line of a passphrase file."""

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from deepshard.primitives import tagged_hash
-from deepshard.shards.layout import shard_name
 from deepshard.shards.manifest import Manifest
 
 _FRACTION_BITS: Final = 32
@@ -27,14 +26,15 @@ def shard_key(tensor_name: str, row_start: int) -> bytes:
     return tagged_hash("shard position", tensor_name.encode(), row_start.to_bytes(8, "little"))
 
 
+def shard_identity(manifest: Manifest, index: int) -> bytes:
+    """Key of shard number `index` of a checked manifest."""
+    first = manifest.shards[index].slices[0]
+    return shard_key(manifest.tensors[first.tensor].name, first.row_start)
+
+
 def shard_keys(manifest: Manifest) -> list[bytes]:
-    """Keys of the shards of a checked manifest, in their order."""
-    keys: list[bytes] = []
-    for shard in manifest.shards:
-        first = shard.slices[0]
-        assert first.tensor < len(manifest.tensors), shard_name(manifest.tensors, shard.slices)
-        keys.append(shard_key(manifest.tensors[first.tensor].name, first.row_start))
-    return keys
+    """Keys of all shards of a checked manifest, in their order."""
+    return [shard_identity(manifest, index) for index in range(len(manifest.shards))]
 
 
 def holders(key: bytes, validators: Sequence[tuple[bytes, int]], replication: int) -> tuple[bytes, ...]:

@@ -144,7 +144,9 @@ class Swarm:
         Returns:
             True if this brought a chunk that was still missing.
         """
-        state = self._peers.setdefault(peer, _Peer())
+        state = self._peers.get(peer) or _Peer()  # one that is gone may have left an answer behind
+        if outcome is Outcome.CORRUPT:
+            self._peers[peer] = state
         state.in_flight.pop(digest, None)
         if outcome is Outcome.VERIFIED and digest in self.missing:
             self.missing.discard(digest)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deepshard.primitives import ZERO_DIGEST, tagged_hash
 from deepshard.shards.manifest import Manifest, ShardEntry, TensorEntry, TensorSlice
-from deepshard.shards.placement import holders, log2_fixed, shard_key, shard_keys, shards_of
+from deepshard.shards.placement import holders, log2_fixed, shard_identity, shard_key, shard_keys, shards_of
 
 KEYS = [shard_key("layer", row) for row in range(400)]
 
@@ -108,4 +108,5 @@ def test_a_shards_key_is_its_position_whatever_the_version() -> None:
 
     assert shard_keys(manifest(bytes(32))) == shard_keys(manifest(b"x" * 32))
     assert shard_keys(manifest(bytes(32))) == [shard_key("t", 0), shard_key("t", 2)]
+    assert shard_identity(manifest(bytes(32)), 1) == shard_key("t", 2)
     assert shard_key("t", 0) != shard_key("t", 2) != shard_key("u", 2)
