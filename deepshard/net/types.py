@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from deepshard.errors import RemoteError
@@ -43,6 +43,8 @@ class Received:
     peer: PeerInfo
     message: Message
     attachment: bytes
+    attachment_digest: bytes = field(default=b"", compare=False)
+    """Content address of the attachment where the link has computed it already; empty elsewhere."""
 
 
 NetworkEvent = PeerUp | PeerDown | Received

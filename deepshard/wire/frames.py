@@ -7,7 +7,7 @@ On the wire, integers little-endian:
     first box, second box
 
 The sizes are bounded before anything is allocated and are associated data of the first box. The attachment has a box of
-its own because opening it then yields the attachment itself: megabytes are neither joined before sealing nor cut out after.
+its own because opening it then yields the attachment itself: megabytes are neither joined before nor cut out after.
 The nonce is the frame's sequence number and the box's index; sequence numbers start at 0 and never repeat in a session.
 
 The signature covers session id, header, and BLAKE3 of the uncompressed body and of the attachment, never the megabytes
