@@ -4,10 +4,10 @@ For hidden states h and an output head W, with logits z = W h and p = softmax(z)
 
     log_prob = log p(target)    logsumexp = log sum_v exp z_v    mean = E_p[log p]    variance = Var_p[log p]
 
-which is what Fast-DetectGPT's statistic needs (arXiv 2310.05130, equation 3). Logits exist one tile at a time: each tile
-updates a running maximum m and three max-shifted sums l, s1, s2 of 1, c and c^2 under weights exp(c), c = z - m. Shifting
-keeps c^2 small where the weight is large; E[x^2] - E[x]^2 on log-probs loses all digits of the variance near a uniform
-distribution (relative error 580 at V = 262,144), the shifted form 2.4e-5.
+which is what Fast-DetectGPT's statistic needs (arXiv 2310.05130, equation 3). Logits exist one tile at a time: each
+tile updates a running maximum m and three max-shifted sums l, s1, s2 of 1, c and c^2 under weights exp(c), c = z - m.
+Shifting keeps c^2 small where the weight is large; E[x^2] - E[x]^2 on log-probs loses all digits of the variance near a
+uniform distribution (relative error 580 at V = 262,144), the shifted form 2.4e-5.
 
 Tiles are visited in one fixed order and rows are padded to a multiple of 16, so that on the CPU a row's result is the
 same bytes whatever the thread count and whichever rows it is computed with.
@@ -62,7 +62,7 @@ def logprob_moments(hidden_MH: Tensor, head: Tensor | Sequence[Tensor], targets_
     _check(hidden_MH, shards, targets_M)
     with torch.no_grad():
         if hidden_MH.device.type == "cuda":
-            from kernels.triton_logprob_moments import logprob_moments_triton  # noqa: PLC0415  # CPU nodes need no Triton
+            from kernels.triton_logprob_moments import logprob_moments_triton  # noqa: PLC0415  # CPU needs none
 
             return LogprobMoments(*logprob_moments_triton(hidden_MH, shards, targets_M))
         return _on_cpu(hidden_MH, shards, targets_M)

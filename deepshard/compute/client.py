@@ -68,7 +68,8 @@ class _Request:
 class ComputeClient:
     """Queues jobs for one worker process: one at a time, in order, but a `Generate` goes before other waiting jobs.
 
-    `run` has to be running while `submit` waits. A worker that dies fails the job it had; the next job starts a new one.
+    `run` has to be running while `submit` waits. A worker that dies fails the job it had; the next job starts a new
+    one.
 
     Args:
         threads: threads of the worker's matrix products.
@@ -163,7 +164,7 @@ class ComputeClient:
         except trio.Cancelled:
             request.reply.fail(LocalError("the compute client was stopped"))
             raise
-        except Exception as error:  # a progress callback of the caller's: its error goes back to the caller
+        except Exception as error:  # noqa: BLE001  # a progress callback of the caller's: its error goes back to the caller
             _log.warning("worker.callback_failed", error=str(error))
             request.reply.fail(error)
         if not is_answered:

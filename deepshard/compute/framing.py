@@ -57,9 +57,10 @@ def unpack_job(body: bytes) -> Job:
         BadFrame: it isn't one.
     """
     try:
-        return _jobs.decode(body)
+        job: Job = _jobs.decode(body)
     except msgspec.DecodeError as error:
         raise BadFrame(f"not a job: {error}") from None
+    return job
 
 
 def unpack_answer(body: bytes) -> Answer:
@@ -69,6 +70,7 @@ def unpack_answer(body: bytes) -> Answer:
         BadFrame: it isn't one.
     """
     try:
-        return _answers.decode(body)
+        answer: Answer = _answers.decode(body)
     except msgspec.DecodeError as error:
         raise BadFrame(f"not a worker's answer: {error}") from None
+    return answer

@@ -84,7 +84,7 @@ class Generator:
         return self._loaded
 
 
-def _prompt(tokenizer: Any, job: Generate) -> list[int]:  # noqa: ANN401  # transformers is untyped
+def _prompt(tokenizer: Any, job: Generate) -> list[int]:
     messages = [{"role": message.role, "content": message.content} for message in job.messages]
     if tokenizer.chat_template:
         try:
@@ -113,7 +113,7 @@ def _choose(logits_V: Tensor, temperature: float, random: torch.Generator) -> in
 class _TextStream:
     """Turns tokens to text pieces. A token may end inside a character, so such an end is held back."""
 
-    def __init__(self, tokenizer: Any, report: Report, total: int) -> None:  # noqa: ANN401  # transformers is untyped
+    def __init__(self, tokenizer: Any, report: Report, total: int) -> None:
         self._tokenizer, self._report, self._total = tokenizer, report, total
         self._numbers: list[int] = []
         self._sent = ""

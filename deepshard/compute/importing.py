@@ -1,4 +1,4 @@
-"""Bringing a model in: from the shipped recipe, an installed package, a directory or the hub, to manifest and chunks."""
+"""Bringing a model in, from the shipped recipe, a package, a directory or the hub, to manifest and chunks."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _pretrained(place: str, source: str, options: Mapping[str, Any], *, from_ggu
     return model, tokenizer
 
 
-def _files(model: Any, tokenizer: Any) -> dict[str, bytes]:  # noqa: ANN401  # transformers is untyped
+def _files(model: Any, tokenizer: Any) -> dict[str, bytes]:
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # weights are stored dequantised

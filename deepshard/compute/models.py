@@ -1,4 +1,4 @@
-"""A transformers model and tokenizer out of a manifest's files and a state dict. Only its own classes, no remote code."""
+"""A transformers model and tokenizer out of a manifest's files and a state dict; no remote code."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def model_directory(manifest: Manifest, store: BlobStore) -> Iterator[Path]:
         yield directory
 
 
-def build_model(directory: Path, tensors: Mapping[str, Tensor]) -> Any:  # noqa: ANN401  # transformers is untyped
+def build_model(directory: Path, tensors: Mapping[str, Tensor]) -> Any:
     """The model that `directory`/config.json describes, with `tensors` upcast to fp32, in evaluation mode.
 
     Parameters are assigned, never initialised, so memory is that of the fp32 weights; buffers (rotary frequencies) are
@@ -101,7 +101,7 @@ def build_model(directory: Path, tensors: Mapping[str, Tensor]) -> Any:  # noqa:
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def load_tokenizer(directory: Path) -> Any:  # noqa: ANN401  # transformers is untyped
+def load_tokenizer(directory: Path) -> Any:
     """The tokenizer of a model directory; needs the `tokenizers` form of it.
 
     Raises:
@@ -116,20 +116,20 @@ def load_tokenizer(directory: Path) -> Any:  # noqa: ANN401  # transformers is u
     return tokenizer
 
 
-def tied_names(model: Any) -> frozenset[str]:  # noqa: ANN401  # transformers is untyped
-    """Names in the state dict that repeat another tensor (a head tied to the embedding), stored once under the other."""
+def tied_names(model: Any) -> frozenset[str]:
+    """Names in the state dict that repeat another tensor (a head tied to the embedding)."""
     if not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
         return frozenset()
     return frozenset(model.all_tied_weights_keys or ())
 
 
-def hidden_states(model: Any, numbers_BT: Tensor) -> Tensor:  # noqa: ANN401  # transformers is untyped
+def hidden_states(model: Any, numbers_BT: Tensor) -> Tensor:
     """Last hidden states [B, T, H], after the final norm, without a cache."""
     states: Tensor = model.base_model(input_ids=numbers_BT, use_cache=False).last_hidden_state
     return states
 
 
-def head_weight(model: Any) -> Tensor:  # noqa: ANN401  # transformers is untyped
+def head_weight(model: Any) -> Tensor:
     """Output head [V, H]."""
     weight: Tensor = model.get_output_embeddings().weight
     return weight
@@ -141,11 +141,11 @@ def one_line(error: BaseException) -> str:
     return text.splitlines()[0][:400] if text else type(error).__name__
 
 
-def _check_head(model: Any) -> None:  # noqa: ANN401  # transformers is untyped
+def _check_head(model: Any) -> None:
     head = model.get_output_embeddings()
     config = model.config.get_text_config()
     if head is None or getattr(head, "bias", None) is not None:
         raise BadModel("the model has no plain output head without bias, which scoring and training rely on")
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(config, name, None) not in {None, 1, 1.0}:
+        if getattr(config, name, None) not in {None, 1.0}:
             raise BadModel(f"the model changes its logits after the head ({name}), which scoring does not follow")

@@ -1,9 +1,9 @@
 """Scores of texts under models: log-probability and the two curvatures, for curators and validators.
 
-A sequence's log-prob is the mean over its tokens, from the second on (the first after the start token, where the tokenizer
-has one). Conditional curvature is Fast-DetectGPT's statistic, (sum log p - sum mean) / sqrt(sum variance) over the same
-tokens (arXiv 2310.05130, equation 5). Perturbation curvature is DetectGPT's discrepancy, log-prob minus the mean log-prob
-of the perturbed sequences (arXiv 2301.11305, equation 1), in nats a token.
+A sequence's log-prob is the mean over its tokens, from the second on (the first after the start token, where the
+tokenizer has one). Conditional curvature is Fast-DetectGPT's statistic, (sum log p - sum mean) / sqrt(sum variance)
+over the same tokens (arXiv 2310.05130, equation 5). Perturbation curvature is DetectGPT's discrepancy, log-prob minus
+the mean log-prob of the perturbed sequences (arXiv 2301.11305, equation 1), in nats a token.
 
 A text is computed together with its own perturbations, which have its length, and with nothing else: its scores don't
 depend on what is scored beside it.
@@ -68,7 +68,8 @@ def score_texts(job: ScoreTexts, report: Report) -> TextScores:
 def profile(job: Profile, report: Report) -> ProfileResult:
     """Score submissions against their base and sketch their updates.
 
-    The base's configuration and tokenizer serve for all; a submission contributes its tensors. One that can't be read, or
+    The base's configuration and tokenizer serve for all; a submission contributes its tensors. One that can't be
+    read, or
     isn't a version of the base, or yields numbers that aren't finite, is returned with `error` and without scores.
 
     Raises:
@@ -111,7 +112,7 @@ def _load_submission(ref: ModelRef, base: Weights, report: Report) -> Weights:
     return weights
 
 
-def _perturbed(tokenizer: Any, texts: Sequence[str], plan: ProbePlan, seed: bytes) -> list[Sequences]:  # noqa: ANN401  # transformers is untyped
+def _perturbed(tokenizer: Any, texts: Sequence[str], plan: ProbePlan, seed: bytes) -> list[Sequences]:
     originals = [tuple(encode_text(tokenizer, text, plan.tokens_max)) for text in texts]
     # Replacements come from all the texts' own tokens, so perturbed text stays in the corpus's vocabulary.
     first = 0 if tokenizer.bos_token_id is None else 1
@@ -128,7 +129,7 @@ def _perturbed(tokenizer: Any, texts: Sequence[str], plan: ProbePlan, seed: byte
     ]
 
 
-def _score_groups(model: Any, groups: Sequence[Sequences], report: Report, stage: str) -> list[TextScore]:  # noqa: ANN401  # transformers is untyped
+def _score_groups(model: Any, groups: Sequence[Sequences], report: Report, stage: str) -> list[TextScore]:
     scores: list[TextScore] = []
     for group in groups:
         scores.append(_score(model, group))
@@ -137,7 +138,7 @@ def _score_groups(model: Any, groups: Sequence[Sequences], report: Report, stage
 
 
 @torch.inference_mode()
-def _score(model: Any, group: Sequences) -> TextScore:  # noqa: ANN401  # transformers is untyped
+def _score(model: Any, group: Sequences) -> TextScore:
     numbers_ST = torch.tensor(group)
     sequences, length = numbers_ST.shape
     if length < 2:  # nothing follows anything: there is no token to score

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def encode_text(tokenizer: Any, text: str, tokens_max: int) -> list[int]:  # noqa: ANN401  # transformers is untyped
+def encode_text(tokenizer: Any, text: str, tokens_max: int) -> list[int]:
     """Token numbers of `text`, beginning-of-sequence included, at most `tokens_max`."""
     numbers = [int(number) for number in tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids]
     start = tokenizer.bos_token_id

@@ -7,8 +7,8 @@ to nearest with ties to even. Dropout is off.
 A step takes `batch_segments` segments of the round's order; its loss is the mean over their tokens of the negative
 log-likelihood, each token weighted by its segment's `weight_bp`. The gradient is summed over micro-batches of that one
 quotient, so how a machine splits a step changes nothing but rounding. A segment is padded on the right, where causal
-attention keeps padding out of sight of its tokens. The checkpoint tree has a leaf for each pass: the Merkle root over the
-content digests of the fp32 parameters, by name.
+attention keeps padding out of sight of its tokens. The checkpoint tree has a leaf for each pass: the Merkle root over
+the content digests of the fp32 parameters, by name.
 
 Shape suffixes: B sequences, T positions, N rows that have a target, H hidden width, V vocabulary.
 """
@@ -90,7 +90,7 @@ def train(job: Train, report: Report) -> TrainResult:
     )
 
 
-def _fit(model: Any, sequences: Sequence[_Sequence], job: Train, report: Report) -> tuple[list[float], list[bytes]]:  # noqa: ANN401  # transformers is untyped
+def _fit(model: Any, sequences: Sequence[_Sequence], job: Train, report: Report) -> tuple[list[float], list[bytes]]:
     recipe = job.recipe
     model.requires_grad_(requires_grad=True)
     optimizer = _optimizer(model, recipe)
@@ -113,7 +113,7 @@ def _fit(model: Any, sequences: Sequence[_Sequence], job: Train, report: Report)
     return losses, passes
 
 
-def _optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:  # noqa: ANN401  # transformers is untyped
+def _optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = list(model.parameters())
     decay = recipe.weight_decay_nano / 1e9
     groups = [
@@ -124,7 +124,7 @@ def _optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:  # noqa: AN
     return torch.optim.AdamW(groups, lr=recipe.learning_rate_nano / 1e9, betas=BETAS, eps=EPSILON, fused=True)
 
 
-def _step(model: Any, optimizer: torch.optim.Optimizer, chosen: Sequence[_Sequence], micro_batch: int) -> float:  # noqa: ANN401  # transformers is untyped
+def _step(model: Any, optimizer: torch.optim.Optimizer, chosen: Sequence[_Sequence], micro_batch: int) -> float:
     total = sum(sequence.weight * max(0, len(sequence.numbers) - 1) for sequence in chosen)
     if total == 0:
         return 0.0
@@ -139,7 +139,7 @@ def _step(model: Any, optimizer: torch.optim.Optimizer, chosen: Sequence[_Sequen
     return loss
 
 
-def _accumulate(model: Any, part: Sequence[_Sequence], total: float) -> float:  # noqa: ANN401  # transformers is untyped
+def _accumulate(model: Any, part: Sequence[_Sequence], total: float) -> float:
     width = max(len(sequence.numbers) for sequence in part)
     numbers_BT = torch.tensor([sequence.numbers + [0] * (width - len(sequence.numbers)) for sequence in part])
     lengths = torch.tensor([len(sequence.numbers) for sequence in part])
@@ -161,7 +161,7 @@ class _WeightedNll(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, targets_N: Tensor, share_N: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, targets_N: Tensor, share_N: Tensor) -> Tensor:
         loss = hidden_NH.new_zeros(())
         grad_hidden_NH = torch.empty_like(hidden_NH)
         grad_head_VH = torch.zeros_like(head_VH)
@@ -174,22 +174,23 @@ class _WeightedNll(torch.autograd.Function):
             grad_BV.scatter_add_(1, targets_B1, -share_B1)
             grad_hidden_NH[rows] = grad_BV @ head_VH
             grad_head_VH.addmm_(grad_BV.T, hidden_NH[rows])
-        ctx.save_for_backward(grad_hidden_NH, grad_head_VH)
+        ctx.gradients = (grad_hidden_NH, grad_head_VH)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]  # noqa: ANN401
-        grad_hidden_NH, grad_head_VH = ctx.saved_tensors
-        return grad_hidden_NH * grad, grad_head_VH * grad, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_hidden_NH, grad_head_VH = ctx.gradients
+        ctx.gradients = None  # scaled in place and handed on: a copy of the head's gradient is a tenth of the model
+        return grad_hidden_NH.mul_(grad), grad_head_VH.mul_(grad), None, None
 
 
-def _checkpoint(model: Any) -> bytes:  # noqa: ANN401  # transformers is untyped
+def _checkpoint(model: Any) -> bytes:
     parameters = sorted(model.named_parameters())
     return merkle_root(
         [content_digest(memoryview(tensor.detach().numpy().reshape(-1)).cast("B")) for _, tensor in parameters]
     )
 
 
-def _round(model: Any, kinds: dict[str, torch.dtype]) -> dict[str, Tensor]:  # noqa: ANN401  # transformers is untyped
+def _round(model: Any, kinds: dict[str, torch.dtype]) -> dict[str, Tensor]:
     state = model.state_dict()
     return {name: state[name].detach().to(kind) for name, kind in kinds.items()}

@@ -25,7 +25,8 @@ from deepshard.shards.rules import check_child, check_manifest, decode_manifest,
 Report = Callable[[Progress], None]
 
 DELTA_CHAIN_MAX: Final = 64
-"""Versions that deltas may be stacked before a version is stored whole; reading costs one decode of a shard for each."""
+"""Versions that deltas may be stacked before a version is stored whole; reading costs one decode of a shard for
+each."""
 _THREADS: Final = 2
 _DELTA_WORTH: Final = 0.6
 """A delta chunk above this share of the decoded bytes is compared with the shard encoded whole."""
@@ -107,7 +108,8 @@ def store_model(
     Args:
         tensors: what to store, each tensor once, in its stored dtype; the manifest lists them by name.
         files: the model's small files, or entries that are in the store already.
-        base: the parent. A shard equal to the parent's keeps its entry; another becomes a delta, or is stored whole where
+        base: the parent. A shard equal to the parent's keeps its entry; another becomes a delta, or is stored whole
+        where
             that is smaller.
         depth: deltas under the parent; at `DELTA_CHAIN_MAX` the model is stored whole and has no parent.
 

@@ -1,7 +1,7 @@
 """The compute worker: one process, one job at a time, answers over a socket.
 
-Heavy jobs take a lease first, so that several nodes of one machine share its cores and memory. When the other end of the
-socket closes, the parent is gone and the process ends at once, in the middle of a job too.
+Heavy jobs take a lease first, so that several nodes of one machine share its cores and memory. When the other end of
+the socket closes, the parent is gone and the process ends at once, in the middle of a job too.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Worker:
         except DeepshardError as error:
             _log.warning("job.refused", job=type(job).__name__, error=str(error))
             return JobFailed(kind=type(error).__name__, message=one_line(error))
-        except Exception as error:  # whatever a job raises fails that job, with its trace in the log, and no other
+        except Exception as error:  # noqa: BLE001  # whatever a job raises fails that job, with its trace in the log, and no other
             _log.exception("job.failed", job=type(job).__name__)
             return JobFailed(kind=type(error).__name__, message=one_line(error))
         else:
