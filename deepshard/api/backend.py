@@ -17,7 +17,10 @@ class Backend(Protocol):
     """The node, as the API sees it."""
 
     async def status(self) -> Json:
-        """chain_id, address, roles, height, version, epoch, round, supply, manifest, weights_root, peers, storage, model."""
+        """chain_id, address, roles, height, version, epoch, round, supply, weights_root, peers, storage, model and more.
+
+        `model` is what this node serves (`version`, `manifest`, `weights_root`), or none.
+        """
         ...
 
     async def account(self, address: str) -> Json:
@@ -37,7 +40,7 @@ class Backend(Protocol):
         ...
 
     async def explain(self, subject: str) -> Json:
-        """Replay of a reward or slash by its inputs: receipts of the subject, the records behind them, recomputed result."""
+        """Replay of a reward or slash by its inputs: receipts, the records behind them, the result computed again."""
         ...
 
     async def licences(self) -> list[Json]:
@@ -49,7 +52,7 @@ class Backend(Protocol):
         ...
 
     async def vote(self, request: Mapping[str, Any]) -> Json:
-        """proposal, accept, harmful, scores (one list of five basis points per segment, or none), predicted_accept_bp."""
+        """proposal, accept, harmful, scores (five basis points a segment, or none), predicted_accept_bp (or none)."""
         ...
 
     async def transfer(self, request: Mapping[str, Any]) -> Json:
@@ -57,7 +60,7 @@ class Backend(Protocol):
         ...
 
     async def buy_licence(self, request: Mapping[str, Any]) -> Json:
-        """price_max -> version, price, height; the download of the weights starts."""
+        """price_max (none: whatever the price is) -> version, price, height; the download of the weights starts."""
         ...
 
     async def download(self) -> Json:
@@ -65,7 +68,10 @@ class Backend(Protocol):
         ...
 
     def chat(self, request: Mapping[str, Any]) -> AbstractAsyncContextManager[AsyncIterator[Json]]:
-        """OpenAI chat completion as a stream of {"text": piece}, ended by {"finish_reason", "prompt_tokens", ...}."""
+        """Messages (role, content), max_tokens, temperature, seed, model -> the answer, piece by piece.
+
+        A piece is {"text"}, the last one {"finish_reason", "prompt_tokens", "completion_tokens"}.
+        """
         ...
 
     def metrics(self) -> bytes:

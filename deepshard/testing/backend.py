@@ -1,0 +1,149 @@
+"""A node of prepared answers behind the real HTTP API, for tests of clients."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from deepshard.api.backend import Json
+from deepshard.primitives import UNITS_PER_TOKEN, format_address
+
+ALICE = format_address(bytes(range(20)))
+PROPOSAL = "ab" * 32
+
+
+class ScriptedBackend:
+    """Implements `deepshard.api.backend.Backend`.
+
+    Attributes:
+        calls: what was asked, in order, as (method, arguments).
+        failure: raised by every method while set.
+        pieces: what `chat` yields; an exception among them is raised there.
+        chat_open: how many chats are in progress.
+        gate: if set, `chat` waits for it after the first piece.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.failure: Exception | None = None
+        self.pieces: list[Json | Exception] = [
+            {"text": "The moon "},
+            {"text": "turns."},
+            {"finish_reason": "stop", "prompt_tokens": 5, "completion_tokens": 4},
+        ]
+        self.chat_open = 0
+        self.gate: trio.Event | None = None
+
+    def _called(self, name: str, arguments: Any = None) -> None:  # noqa: ANN401  # whatever the method takes
+        self.calls.append((name, arguments))
+        if self.failure is not None:
+            raise self.failure
+
+    async def status(self) -> Json:
+        """A small network of one peer."""
+        self._called("status")
+        return {
+            "chain_id": "test",
+            "address": ALICE,
+            "roles": ["validator", "inference"],
+            "height": 12,
+            "version": 3,
+            "licence_price": 2 * UNITS_PER_TOKEN,
+            "supply": {"genesis": 1000 * UNITS_PER_TOKEN, "conserved": True},
+            "peers": [{"address": ALICE, "remote": "127.0.0.1:9", "outbound": True, "bytes_in": 1, "bytes_out": 2}],
+            "model": {"version": 3, "manifest": "cd" * 32, "weights_root": "ef" * 32},
+        }
+
+    async def account(self, address: str) -> Json:
+        """An account with a balance of 12.5 tokens."""
+        self._called("account", address)
+        return {"address": address, "balance": 12_500_000_000, "locked": 0, "unbonding": 0, "bonded": 7, "nonce": 2}
+
+    async def proposals(self) -> list[Json]:
+        """One accepted proposal."""
+        self._called("proposals")
+        tally = {"rule": "dynamic-threshold", "accept_bp": 8000, "threshold_bp": 5500, "voters": 4, "segments": []}
+        return [
+            {
+                "id": PROPOSAL,
+                "proposer": ALICE,
+                "title": "Moons [red]\x1b[31m",
+                "stake": 50 * UNITS_PER_TOKEN,
+                "status": "accepted",
+                "segments": [{"digest": "00" * 32, "size": 10}],
+                "tally": tally,
+            }
+        ]
+
+    async def rounds(self) -> list[Json]:
+        """One closed round with one trainer."""
+        self._called("rounds")
+        trainer = {"address": ALICE, "stake": 10**10, "outcome": "accepted", "reason": "medoid", "paid": -1_500_000_000}
+        return [{"number": 1, "status": "closed", "reason": "medoid", "base_version": 2, "trainers": [trainer]}]
+
+    async def receipts(self, *, after: int, account: str | None, subject: str | None) -> list[Json]:
+        """No receipts."""
+        self._called("receipts", (after, account, subject))
+        return []
+
+    async def explain(self, subject: str) -> Json:
+        """A proposal that has a tally."""
+        self._called("explain", subject)
+        return {"subject": subject, "stake": 50 * UNITS_PER_TOKEN, "tally": {"accept_bp": 8000}}
+
+    async def licences(self) -> list[Json]:
+        """One licence."""
+        self._called("licences")
+        return [{"first_version": 3, "last_version": 5, "price": 10**9, "height": 9}]
+
+    async def propose(self, request: Mapping[str, Any]) -> Json:
+        """Accept the proposal."""
+        self._called("propose", dict(request))
+        return {"proposal": PROPOSAL, "segments": 1, "transaction": "11" * 32}
+
+    async def vote(self, request: Mapping[str, Any]) -> Json:
+        """Record the vote."""
+        self._called("vote", dict(request))
+        return {"proposal": request["proposal"], "recorded": True}
+
+    async def transfer(self, request: Mapping[str, Any]) -> Json:
+        """Pay."""
+        self._called("transfer", dict(request))
+        return {"transaction": "22" * 32}
+
+    async def buy_licence(self, request: Mapping[str, Any]) -> Json:
+        """Sell."""
+        self._called("buy_licence", dict(request))
+        return {"version": 3, "price": 2 * UNITS_PER_TOKEN, "height": 10}
+
+    async def download(self) -> Json:
+        """A finished download."""
+        self._called("download")
+        return {"version": 3, "state": "done", "chunks_done": 4, "chunks_total": 4, "bytes_by_peer": {ALICE: 99}}
+
+    @asynccontextmanager
+    async def chat(self, request: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[Json]]:
+        """Yield the pieces, inside a nursery as a real backend has one."""
+        self._called("chat", dict(request))
+        self.chat_open += 1
+        try:
+            async with trio.open_nursery():
+                yield self._stream()
+        finally:
+            self.chat_open -= 1
+
+    async def _stream(self) -> AsyncIterator[Json]:
+        for piece in self.pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+            if self.gate is not None:
+                await self.gate.wait()
+
+    def metrics(self) -> bytes:
+        """One gauge."""
+        self._called("metrics")
+        return b"deepshard_height 12.0\n"
