@@ -9,6 +9,7 @@ from deepshard.devnet.report import Check, Report, TrainerReport
 from deepshard.devnet.roster import NODES, TRAINERS, VALIDATORS
 
 SERVING_PEERS_MIN = 2
+REPLICATION = 3
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,17 @@ def _log_prob(report: Report) -> tuple[bool, str]:
     return passed, f"{before} -> {after} nats a token"
 
 
+def _gain(report: Report) -> tuple[bool, str]:
+    return report.gain_millinats > 0, f"{report.gain_millinats} millinats a token"
+
+
+def _replayed(report: Report) -> tuple[bool, str]:
+    return (
+        report.verdict_replayed,
+        f"replaying the reports gives {'the same' if report.verdict_replayed else 'another'} verdict",
+    )
+
+
 def _supply(report: Report) -> tuple[bool, str]:
     due = report.supply.get("genesis", 0) + report.supply.get("minted", 0) - report.supply.get("burned", 0)
     passed = report.supply_conserved and due == report.supply_held and due > 0
@@ -170,8 +182,11 @@ def _agreement(report: Report) -> tuple[bool, str]:
 
 def _storage(report: Report) -> tuple[bool, str]:
     version = 1 if _is_accepted(report) else 0
-    passed = len(report.storage) == VALIDATORS and all(
-        each.version == version and each.held == each.assigned > 0 for each in report.storage.values()
+    # A small model has fewer shards than there are validators, so one of these may be assigned none.
+    passed = (
+        len(report.storage) == VALIDATORS
+        and all(each.version == version and each.held == each.assigned for each in report.storage.values())
+        and sum(each.held for each in report.storage.values()) >= REPLICATION
     )
     return passed, "; ".join(
         f"{name} holds {each.held}/{each.assigned} of version {each.version}" for name, each in report.storage.items()
@@ -222,6 +237,8 @@ def _rules() -> Iterator[_Rule]:
     yield _Rule("the weights changed", _weights_changed, _is_accepted)
     yield _Rule("a void round changes no weights", _weights_kept, _is_void)
     yield _Rule("the accepted text became more likely", _log_prob, _is_accepted)
+    yield _Rule("validators measured a gain on it", _gain, _is_accepted)
+    yield _Rule("the verdict follows from the reports", _replayed)
     yield _Rule("validators hold their shards", _storage)
     yield _Rule("a licence was paid for", _licence)
     yield _Rule("downloaded from several validators, verified", _download)

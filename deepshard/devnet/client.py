@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -132,33 +131,29 @@ class NodeClient:
         answer: Json = await self._post("/v1/chat/completions", _chat_request(prompt, tokens_max, stream=False))
         return answer
 
-    async def chat_stream(self, prompt: str, *, tokens_max: int) -> AsyncIterator[str]:
-        """Pieces of a streamed chat completion; ends when the server said [DONE].
+    async def chat_streamed(self, prompt: str, *, tokens_max: int) -> list[str]:
+        """Pieces of a streamed chat completion, in order.
 
         Raises:
-            NodeRefused: an error status, or a stream that ends without [DONE].
+            NodeRefused: an error status, an error inside the stream, or a stream that ends without [DONE].
+            NodeUnreachable: the connection broke.
         """
         path = "/v1/chat/completions"
-        http = self._connected()
-        request = http.build_request("POST", path, json=_chat_request(prompt, tokens_max, stream=True))
-        request.extensions["timeout"] = httpx.Timeout(CHAT_TIMEOUT_S).as_dict()
+        body = _chat_request(prompt, tokens_max, stream=True)
         try:
-            response = await http.send(request, stream=True)
-            try:
-                if response.status_code != httpx.codes.OK:
+            async with self._connected().stream("POST", path, json=body, timeout=CHAT_TIMEOUT_S) as response:
+                if response.is_error:
                     await response.aread()
                     raise self._refusal(path, response)
-                async for line in response.aiter_lines():
-                    data = line.removeprefix("data:").strip()
-                    if data == "[DONE]":
-                        return
-                    if line.startswith("data:"):
-                        yield _piece(self.name, path, data)
-            finally:
-                await response.aclose()
+                # Read to the end first: leaving httpx's nested generators half-way would leak them.
+                lines = [line async for line in response.aiter_lines()]
         except httpx.HTTPError as error:
             raise NodeUnreachable(self.name, f"{path}: {type(error).__name__} {error}") from error
-        raise NodeRefused(self.name, path, response.status_code, "the stream ended without [DONE]")
+        events = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
+        pieces = [_piece(self.name, path, event) for event in events if event != "[DONE]"]
+        if not events or events[-1] != "[DONE]":
+            raise NodeRefused(self.name, path, response.status_code, "the stream ended without [DONE]")
+        return pieces
 
     def _connected(self) -> httpx.AsyncClient:
         if self._http is None:
@@ -202,7 +197,11 @@ def _chat_request(prompt: str, tokens_max: int, *, stream: bool) -> Json:
 
 
 def _piece(node: str, path: str, data: str) -> str:
-    chunk = json.loads(data)
+    try:
+        chunk = json.loads(data)
+    except json.JSONDecodeError:
+        raise NodeRefused(node, path, httpx.codes.OK, f"an event of the stream is not JSON: {data[:80]}") from None
     if "error" in chunk:
         raise NodeRefused(node, path, httpx.codes.OK, str(chunk["error"].get("message", chunk["error"])))
-    return str(chunk["choices"][0].get("delta", {}).get("content") or "")
+    # The last chunk may carry usage and no choice.
+    return "".join(str(choice.get("delta", {}).get("content") or "") for choice in chunk["choices"])

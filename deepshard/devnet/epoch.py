@@ -100,9 +100,7 @@ async def _ask(stage: Stage) -> str:
 
 
 async def _ask_streamed(stage: Stage) -> None:
-    pieces = [
-        piece async for piece in stage.clients["inference"].chat_stream(PROMPT, tokens_max=stage.plan.chat_tokens)
-    ]
+    pieces = await stage.clients["inference"].chat_streamed(PROMPT, tokens_max=stage.plan.chat_tokens)
     answers = stage.report.answers
     answers.streamed, answers.streamed_pieces = "".join(pieces), sum(bool(piece) for piece in pieces)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
@@ -52,6 +51,7 @@ async def _prepare(stage: Stage) -> None:
         imported, store = await import_model(settings.model, settings.cache, show)
     if importing.cancelled_caught:
         raise StepFailed(f"the import of {settings.model} took longer than {plan.import_s:.0f} s")
+    stage.manifest_before = imported.manifest.hex()
     stage.report.parameters = imported.parameters
     stage.report.weights_root_before = imported.weights_root.hex()
     stage.narrator.say(f"{imported.parameters:,} parameters, {imported.encoded_bytes / 2**20:.1f} MiB as chunks")
@@ -75,14 +75,13 @@ async def _prepare(stage: Stage) -> None:
 
 def start_node(stage: Stage, participant: Participant) -> None:
     """Start (or start again) the node of a participant; its log continues the earlier one's."""
-    threads = stage.settings.threads or min(stage.plan.threads, os.cpu_count() or 1)
     directory = stage.settings.directory
     command = node_command(
         participant,
         stage.roster,
         python=sys.executable,
         genesis=directory / "genesis.json",
-        threads=threads,
+        threads=stage.threads,
         leases=[directory / f"lease-{slot}" for slot in range(stage.plan.slots)],
     )
     stage.running[participant.name] = stage.processes.start(

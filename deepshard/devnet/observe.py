@@ -5,7 +5,8 @@ from __future__ import annotations
 import trio
 
 from deepshard.devnet.client import Json
-from deepshard.devnet.plans import SOUND_TITLE
+from deepshard.devnet.measure import mean_log_prob
+from deepshard.devnet.plans import SOUND_TITLE, read_text
 from deepshard.devnet.report import BalanceReport, ProposalReport, Report, TrafficReport, TrainerReport
 from deepshard.devnet.roster import Role
 from deepshard.devnet.stage import Stage, StepFailed
@@ -140,6 +141,33 @@ async def _read_round(stage: Stage) -> None:
             )
         )
     report.trainers.sort(key=lambda each: each.name)
+    explained = await stage.observer.explain("round-1")
+    report.verdict_replayed = explained.get("agrees") is True
     if report.round_outcome == "accepted":
-        log_prob = (await stage.observer.explain("round-1"))["log_prob"]
-        report.logprob_before, report.logprob_after = log_prob["before"], log_prob["after"]
+        accepted = {each.id for each in report.accepted}
+        report.gain_millinats = sum(int(each["gain"]) for each in explained["gains"] if each["proposal"] in accepted)
+
+
+async def measure_accepted_text(stage: Stage, manifest_before: str) -> None:
+    """Score the accepted text under both versions, with the chunks that the inference node has verified.
+
+    Raises:
+        LocalError: a worker could not.
+    """
+    manifests = {"before": manifest_before, "after": str((await stage.observer.status())["manifest"])}
+    inference = next(each for each in stage.roster if each.role == "inference")
+    measured: dict[str, float] = {}
+
+    async def measure(when: str) -> None:
+        measured[when] = await mean_log_prob(
+            bytes.fromhex(manifests[when]),
+            inference.home / "chunks",
+            read_text("sound").split("\n\n"),
+            tokens_max=stage.plan.recipe.segment_tokens_max,
+            threads=stage.threads,
+        )
+
+    async with trio.open_nursery() as nursery:
+        for when in manifests:
+            nursery.start_soon(measure, when)
+    stage.report.logprob_before, stage.report.logprob_after = measured["before"], measured["after"]

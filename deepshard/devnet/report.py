@@ -126,6 +126,8 @@ class Report(msgspec.Struct, kw_only=True):
     supply_conserved: bool = False
     weights_root_before: str = ""
     weights_root_after: str = ""
+    verdict_replayed: bool = False
+    gain_millinats: int = 0
     logprob_before: float | None = None
     logprob_after: float | None = None
     licence: LicenceReport | None = None
@@ -224,6 +226,7 @@ def _fact_grid(report: Report) -> Grid:
             "log-prob of the accepted text",
             f"{_nats(report.logprob_before)} -> {_nats(report.logprob_after)} nats a token",
         ),
+        ("gain the validators measured", f"{report.gain_millinats / 1000:.3f} nats a token"),
         ("licence", "none" if licence is None else f"{format_amount(licence.price)} tokens at height {licence.height}"),
         ("chunks verified by the inference node", str(report.download.chunks_verified)),
         ("supply conserved", "yes" if report.supply_conserved else "NO"),

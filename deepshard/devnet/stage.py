@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,8 +56,14 @@ class Stage:
     clients: dict[str, NodeClient] = field(default_factory=dict)
     running: dict[str, ManagedProcess] = field(default_factory=dict)
     step: str = "start"
-    _started: float = 0.0
+    manifest_before: str = ""
+    _started: float | None = None
     _last_receipt: int = 0
+
+    @property
+    def threads(self) -> int:
+        """Threads of each compute worker."""
+        return self.settings.threads or min(self.plan.threads, os.cpu_count() or 1)
 
     def phase(self, name: str, title: str) -> None:
         """End the present phase and begin `name`; its seconds appear in the report when it ends."""
@@ -66,10 +73,10 @@ class Stage:
 
     def end_phase(self) -> None:
         """Write down how long the present phase took; a name that comes twice adds up."""
-        if self._started:
+        if self._started is not None:
             seconds = trio.current_time() - self._started
             self.report.phase_seconds[self.step] = round(self.report.phase_seconds.get(self.step, 0.0) + seconds, 2)
-        self._started = 0.0
+        self._started = None
 
     def of_role(self, role: Role) -> list[Participant]:
         """Participants of a role whose node is running."""
