@@ -94,7 +94,8 @@ def tally(
 
     - `dynamic-threshold`, `quadratic`: accepted at or above `dynamic_threshold`.
     - `surprisingly-popular` (Prelec, Seung and McCoy, Nature 541, 2017): accepted if more accept than the voters
-      predicted, whose mean prediction is the threshold; where both are equal, the majority decides.
+      predicted, whose mean prediction is the threshold; where both are equal, the majority decides. A minority that
+      isn't larger than predicted is a clear rejection, however near the prediction was.
 
     Without a quorum the proposal is contested whatever the ballots say.
     """
@@ -121,7 +122,8 @@ def tally(
         return "harmful", result
     if accepted:
         return "accepted", result
-    return ("contested" if threshold - accept < CONTESTED_BAND_BP else "rejected"), result
+    near = threshold - accept < CONTESTED_BAND_BP and (rule != "surprisingly-popular" or accept >= 5000)
+    return ("contested" if near else "rejected"), result
 
 
 def _segment_verdict(ballots: Sequence[Ballot], weights: Sequence[int], segment: int) -> SegmentVerdict:

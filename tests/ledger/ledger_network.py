@@ -240,7 +240,7 @@ GAINS = {"batch": 600, "heldout": 140, "rejected": 150, "general": 20}
 def submission_report(trainer: bytes, probes: tuple[Probe, ...], behaviour: str) -> SubmissionReport:
     """What a validator would measure of a trainer that behaves as named."""
     if behaviour == "unavailable":
-        return SubmissionReport(trainer, False, (), ())
+        return SubmissionReport(trainer, available=False, profile=(), sketch=())
     gains = dict(GAINS)
     sketch = [1000] * SKETCH_BUCKETS
     shift = 0
@@ -257,4 +257,4 @@ def submission_report(trainer: bytes, probes: tuple[Probe, ...], behaviour: str)
     elif behaviour == "noisy":
         shift = 3
     scores = tuple(ProbeScore(gains[p.pool] + shift * (-1) ** i, 40, 60) for i, p in enumerate(probes))
-    return SubmissionReport(trainer, True, scores, tuple(sketch))
+    return SubmissionReport(trainer, available=True, profile=scores, sketch=tuple(sketch))
