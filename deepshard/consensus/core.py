@@ -42,7 +42,7 @@ from deepshard.limits import FUTURE_ROUNDS_MAX
 from deepshard.primitives import ZERO_DIGEST
 
 PROPOSALS_PER_ROUND_MAX = 2
-"""Different proposals kept of one round's proposer; more only where a quorum voted for the block."""
+"""Different proposals kept of one round's proposer; more only where more than a third voted for the block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def _take_proposal(state: State, received: ProposalReceived) -> Transition:
     if round_ > state.round + FUTURE_ROUNDS_MAX or any(_same_offer(proposal, other.proposal) for other in kept):
         return Transition(state)
     effects = (ProposalEquivocation(kept[0].proposal, proposal),) if len(kept) == 1 else ()
-    if len(kept) >= PROPOSALS_PER_ROUND_MAX and not _has_any_quorum(state, round_, proposal.block_id):
+    if len(kept) >= PROPOSALS_PER_ROUND_MAX and not _has_support(state, round_, proposal.block_id):
         return Transition(state)
     state = replace(state, proposals={**state.proposals, round_: (*kept, received)})
     if received.valid:
@@ -187,19 +187,19 @@ def _same_offer(a: Proposal, b: Proposal) -> bool:
     return (a.block_id, a.valid_round) == (b.block_id, b.valid_round)
 
 
-def _has_any_quorum(state: State, round_: int, block_id: bytes) -> bool:
-    return any(state.tally(round_, kind).has_quorum_for(block_id, state.validators) for kind in VoteKind)
+def _has_support(state: State, round_: int, block_id: bytes) -> bool:
+    powers = (state.tally(round_, kind).power_by_id.get(block_id, 0) for kind in VoteKind)
+    return any(state.validators.has_honest(power) for power in powers)
 
 
 def _take_vote(state: State, vote: Vote) -> Transition:
-    power = state.validators.power_of(vote.validator)
-    if power == 0:
+    if vote.validator not in state.validators.by_address:
         return Transition(state)
     state = _hear(state, vote.validator, vote.round)
     if vote.round > state.round + FUTURE_ROUNDS_MAX:
         return Transition(state)
     tally = state.tally(vote.round, vote.kind)
-    counted, conflict = tally.add(vote, power, state.valid_blocks)
+    counted, conflict = tally.add(vote, state.validators)
     if counted is tally:
         return Transition(state)
     state = replace(state, tallies={**state.tallies, (vote.round, vote.kind): counted})

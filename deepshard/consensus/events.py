@@ -9,6 +9,10 @@ The host must, for each effect:
 - `ScheduleTimeout`: after a delay that grows with the round, answer with `TimeoutElapsed`.
 - `Decide`: store block and certificate, then feed `StartHeight` of the next height.
 
+While a height is undecided the host repeats what it has: its own votes and proposals of the height, and the
+proposals and votes of others it knows to be missing elsewhere. The algorithm's progress rests on messages arriving
+eventually, and votes of an equivocator may be refused until others have spoken (see `tally`).
+
 A block must be stored before its `ProposalReceived(valid=True)` is fed: a lock is worthless without its block.
 """
 

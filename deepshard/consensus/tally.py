@@ -3,8 +3,12 @@
 A validator that signs two different votes counts for both values, as in the paper, where the received messages are a
 set. Keeping only the first would let one equivocator stop the chain: it shows one node the vote that completes a
 proof-of-lock and all others a different one, and the lock could never be proven to them. Power behind "any vote"
-counts each validator once. What a validator can make us keep is bounded: its first two votes, and beyond them only
-votes for nil or for a block we hold.
+counts each validator once.
+
+What a validator can make us keep is bounded: its first two votes, and beyond them only votes for nil or for a block
+that more than a third voted for already. A proof-of-lock always has such support without the equivocators, and no
+more than a handful of blocks can have it. A vote refused before the support was seen has to come again, so hosts
+repeat their messages while a height is undecided.
 """
 
 from __future__ import annotations
@@ -28,17 +32,19 @@ class Tally:
     power_by_id: Mapping[bytes, int] = field(default_factory=dict)
     power: int = 0
 
-    def add(self, vote: Vote, power: int, known_ids: Container[bytes]) -> tuple[Tally, Vote | None]:
-        """Count a vote; returns self if nothing changed, and the vote it first conflicts with, if so."""
+    def add(self, vote: Vote, validators: ValidatorSet) -> tuple[Tally, Vote | None]:
+        """Count a member's vote; returns self if nothing changed, and the vote it first conflicts with, if so."""
         earlier = self.votes.get(vote.validator, ())
         if any(kept.block_id == vote.block_id for kept in earlier):
             return self, None
-        countable = vote.block_id == ZERO_DIGEST or vote.block_id in known_ids
-        if len(earlier) >= VOTES_PER_VALIDATOR_MAX and not countable:
+        for_id = self.power_by_id.get(vote.block_id, 0)
+        supported = vote.block_id == ZERO_DIGEST or validators.has_honest(for_id)
+        if len(earlier) >= VOTES_PER_VALIDATOR_MAX and not supported:
             return self, None
+        power = validators.power_of(vote.validator)
         counted = Tally(
             votes={**self.votes, vote.validator: (*earlier, vote)},
-            power_by_id={**self.power_by_id, vote.block_id: self.power_by_id.get(vote.block_id, 0) + power},
+            power_by_id={**self.power_by_id, vote.block_id: for_id + power},
             power=self.power if earlier else self.power + power,
         )
         return counted, earlier[0] if len(earlier) == 1 else None
