@@ -6,6 +6,7 @@ import logging
 import sys
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 from deepshard.node.settings import LogFormat
 
@@ -18,7 +19,10 @@ def configure_logs(log_format: LogFormat, level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if log_format == "json":
-        shared += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(sort_keys=False)]
+        shared += [
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False, max_frames=12)),
+            structlog.processors.JSONRenderer(sort_keys=False),
+        ]
     else:
         shared.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
     structlog.configure(

@@ -73,7 +73,13 @@ def test_small_neighbours_share_a_shard_and_stay_beside_large_ones_in_order() ->
 
 def test_many_tiny_tensors_do_not_exceed_the_slices_of_a_shard() -> None:
     tensors = [TensorEntry(f"s{number}", "i8", ()) for number in range(SHARD_SLICES_MAX + 1)]
-    assert [len(shard) for shard in plan_shards(tensors)] == [SHARD_SLICES_MAX, 1]
+    tensors += [TensorEntry("large", "i8", (32 * SHARD_SLICES_MAX,))]
+    assert [len(shard) for shard in plan_shards(tensors)][:2] == [SHARD_SLICES_MAX, 1]
+
+
+def test_a_small_model_is_spread_too() -> None:
+    tensors = [TensorEntry(f"t{number}", "bf16", (64, 64)) for number in range(32)]
+    assert [len(shard) for shard in plan_shards(tensors)] == [2] * 16
 
 
 def test_rows_between_target_and_maximum_stand_alone_and_larger_ones_are_an_error() -> None:
