@@ -57,7 +57,7 @@ class ShardExchange:
         waiting_per_peer: int = 32,
         in_flight_per_peer: int = 8,
         request_timeout_s: float = 30.0,
-        have_interval_s: float = 2.0,
+        have_interval_s: float = 1.0,
         repair_timeout_s: float = 120.0,
         repair_pause_s: float = 30.0,
         repair_attempts: int = 5,
