@@ -17,7 +17,7 @@ class Backend(Protocol):
     """The node, as the API sees it."""
 
     async def status(self) -> Json:
-        """chain_id, address, roles, height, version, epoch, round, supply, weights_root, peers, storage, model and more.
+        """chain_id, address, roles, height, version, epoch, round, supply, weights_root, peers, storage and model.
 
         `model` is what this node serves (`version`, `manifest`, `weights_root`), or none.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -123,10 +124,11 @@ async def read_body(request: Request, expected: type[T]) -> T:
     body = bytearray()
     try:
         with trio.fail_after(HTTP_BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                if len(body) + len(chunk) > HTTP_BODY_BYTES_MAX:
-                    raise _too_large()
-                body += chunk
+            async with aclosing(request.stream()) as chunks:
+                async for chunk in chunks:
+                    if len(body) + len(chunk) > HTTP_BODY_BYTES_MAX:
+                        raise _too_large()
+                    body += chunk
     except trio.TooSlowError:
         raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"the body took over {HTTP_BODY_TIMEOUT_S:g} s") from None
     except ClientDisconnect:
