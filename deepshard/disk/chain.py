@@ -128,7 +128,7 @@ class ChainStore:
             DiskCorruption: it doesn't match its checksum, or is missing.
         """
         found = self.blocks(height, 1)
-        return found[0] if found else None
+        return found[0] if found and height > 0 else None
 
     def blocks(self, from_height: int, count: int) -> list[StoredBlock]:
         """Up to `count` committed blocks from a height on, in order.
@@ -162,7 +162,7 @@ class ChainStore:
         rows = self._database.execute(
             "SELECT * FROM receipts WHERE seq > ?1 AND (?2 IS NULL OR account = ?2) AND (?3 IS NULL OR subject = ?3)"
             " ORDER BY seq LIMIT ?4",
-            after,
+            min(after, 2**63 - 1),
             account,
             subject,
             limit,

@@ -114,5 +114,7 @@ class Database:
             if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF == sqlite3.SQLITE_ERROR:
                 raise DiskCorruption(f"{self.path}: {error}") from error
             raise LocalError(f"{self.path}: {error}") from error
-        except (sqlite3.Error, OverflowError) as error:
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError) as error:
+            raise LocalError(f"{self.path}: {error}") from error
+        except sqlite3.Error as error:
             raise DiskCorruption(f"{self.path}: {error}") from error
