@@ -138,10 +138,13 @@ async def keep_dialling(
         except (OSError, trio.TooSlowError, UnicodeError) as failed:
             error = failed
         else:
+            connected_at = trio.current_time()
             dialled = await connect(stream, target.expected_key)
             error, was_up, peer = dialled.error, dialled.was_up, dialled.peer or peer
             if was_up:
-                backoff.reset()
+                # A link that ends as soon as it is up is dialled ever more seldom, like one that never is.
+                if trio.current_time() - connected_at >= DIAL_BACKOFF_MAX_S:
+                    backoff.reset()
             elif isinstance(error, HandshakeRefused):
                 if error.reason in NEVER_AGAIN:
                     return

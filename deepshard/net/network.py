@@ -206,10 +206,12 @@ class Network:
         return False
 
     async def _dial(self, target: DialTarget, *, learned: bool, pause_s: float = 0.0) -> None:
-        await trio.sleep(pause_s)
-        await keep_dialling(target, self._connect, self._wait_while_linked, learned=learned)
-        if learned:
-            self._book.forget(target.endpoint)
+        try:
+            await trio.sleep(pause_s)
+            await keep_dialling(target, self._connect, self._wait_while_linked, learned=learned)
+        finally:
+            if learned:
+                self._book.forget(target.endpoint)
 
     async def _wait_while_linked(self, peer: bytes) -> bool:
         waited = False

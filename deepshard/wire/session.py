@@ -180,11 +180,6 @@ class Session:
             self.state = State.AWAIT_HELLO
             self._handshake = ListenerHandshake(local, ephemeral_secret=ephemeral_secret, nonce=nonce)
 
-    @property
-    def missing_bytes(self) -> int:
-        """How many more bytes the frame or message at hand needs at least; a hint for whom to give the work."""
-        return max(0, self._needed_bytes - len(self._buffer))
-
     def bytes_to_send(self) -> bytes:
         """What the handshake has to say now; empty once the link is established."""
         data = b"".join(self._outgoing)

@@ -91,7 +91,7 @@ async def test_nobody_is_dialled_while_linked(target: DialTarget) -> None:
 
     async def linked(peer: bytes) -> bool:
         asked.append(peer)
-        await trio.sleep_forever()
+        await trio.Event().wait()
         return True
 
     async def connect(_stream: trio.SocketStream, _key: bytes | None) -> Dialled:

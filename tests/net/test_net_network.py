@@ -181,6 +181,28 @@ async def test_a_busy_port_is_a_usage_error() -> None:
             await make_network(2, listen=a.listening).run()
 
 
+async def test_one_peer_too_many_is_told_so(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepshard.net.network.PEERS_MAX", 1)
+    async with running(make_network(1)) as a, running(make_network(2, dial=(a.listening,), listen=None)):
+        await next_event(a, PeerUp)
+        async with running(make_network(3, dial=(a.listening,), listen=None)) as c:
+            refused = await logs.named("peer.refused", 2)
+            assert c.peers() == []
+        assert [peer.public_key for peer in a.peers()] == [public(2)]
+    assert {(entry["reason"], entry["by_peer"]) for entry in refused[:2]} == {
+        ("too-many-peers", True),
+        ("too-many-peers", False),
+    }
+
+
+async def test_another_key_than_the_expected_is_not_linked(logs: Logs) -> None:
+    stranger = public(3).hex()
+    async with running(make_network(1)) as a, running(make_network(2, dial=(f"{stranger}@{a.listening}",))) as b:
+        refused = await logs.named("peer.refused", 2)
+        assert [*a.peers(), *b.peers()] == []
+    assert {entry["reason"] for entry in refused} == {"unexpected-key"}
+
+
 async def test_a_node_that_restarts_is_dialled_again() -> None:
     async with trio.open_nursery() as nursery:
         async with running(make_network(1)) as a:
