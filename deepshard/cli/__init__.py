@@ -1,1 +1,1 @@
-"""cli."""
+"""The `deepshard` command: a person's way to a node's HTTP API, and to a key file."""
