@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import trio
+
 from deepshard.devnet.client import Json
 from deepshard.devnet.launch import START_TIMEOUT_S, start_node
 from deepshard.devnet.plans import LICENCE_PRICE_MAX, PROMPT, PROPOSAL_STAKE, SOUND_TITLE, WORTHLESS_TITLE, read_text
 from deepshard.devnet.report import LicenceReport, StorageReport
-from deepshard.devnet.stage import Stage
+from deepshard.devnet.stage import Stage, StepFailed
 from deepshard.primitives import format_amount
 
 SHORT_PHASE_S = 180.0
@@ -181,7 +183,10 @@ async def _revive(stage: Stage) -> None:
     start_node(stage, victim)
     target = int((await stage.observer.status())["height"])
     client, height = stage.clients[VICTIM], 0
-    await client.connect()
+    with trio.move_on_after(START_TIMEOUT_S) as connecting:
+        await client.connect()
+    if connecting.cancelled_caught:
+        raise StepFailed(f"{VICTIM} did not answer within {START_TIMEOUT_S:.0f} s of its restart", VICTIM)
 
     async def look() -> bool | None:
         nonlocal height

@@ -43,7 +43,6 @@ async def test_connect_waits_for_the_api_file_and_for_an_answer(
         return httpx.Response(200, json={"height": 0})
 
     client = NodeClient("n", tmp_path, transport=httpx.MockTransport(handler))
-    assert not client.is_open
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.connect)
         await trio.testing.wait_all_tasks_blocked()
