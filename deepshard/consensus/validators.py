@@ -73,7 +73,8 @@ class ValidatorSet(Record, frozen=True, dict=True):
         return {validator.address: validator for validator in self.validators}
 
     @cached_property
-    def _power_ends(self) -> list[int]:
+    def power_ends(self) -> list[int]:
+        """Where each validator's stretch of the line [0, total power) ends."""
         return list(accumulate(validator.power for validator in self.validators))
 
     def hash(self) -> bytes:
@@ -98,4 +99,4 @@ def proposer(validators: ValidatorSet, height: int, round_: int) -> Validator:
     """Who proposes in this round of this height, by the rule above."""
     fraction = (height + round_) * PROPOSER_STEP % 2**64
     point = fraction * validators.total_power >> 64
-    return validators.validators[bisect_right(validators._power_ends, point)]  # noqa: SLF001 - one idea with the set
+    return validators.validators[bisect_right(validators.power_ends, point)]
