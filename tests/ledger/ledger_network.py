@@ -82,18 +82,19 @@ VALIDATORS = [key(f"validator {i}") for i in range(4)]
 TRAINERS = sorted((key(f"trainer {i}") for i in range(4)), key=lambda one: one.address)
 INFORMANT = key("informant")
 BUYER = key("buyer")
-ONIONS = {v.address: OnionChain(v.seed, 600) for v in VALIDATORS}
+STRANGER = key("stranger")
+PEOPLE = [*VALIDATORS, *TRAINERS, INFORMANT, BUYER, STRANGER]
+ONIONS = {person.address: OnionChain(person.seed, 300) for person in PEOPLE}
 BALANCE = 5000 * TOKEN
 
 
 def genesis_of(params: Params = PARAMS) -> Genesis:
-    people = [*VALIDATORS, *TRAINERS, INFORMANT, BUYER]
     return Genesis(
         chain_id=CHAIN_ID,
         time_ms=0,
         params=params,
         validators=tuple(GenesisValidator(v.public, 1000 * TOKEN, ONIONS[v.address].tip) for v in VALIDATORS),
-        accounts=tuple(GenesisAccount(person.address, BALANCE) for person in people),
+        accounts=tuple(GenesisAccount(person.address, BALANCE) for person in PEOPLE[:-1]),
         manifest=digest("manifest 0"),
         weights_root=digest("weights 0"),
         heldout=tuple(digest(f"heldout {i}") for i in range(3)),

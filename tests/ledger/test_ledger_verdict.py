@@ -138,7 +138,10 @@ def one_probe(**gains: int) -> Verdict:
         ({"batch": 150, "heldout": 200}, ""),
         ({"batch": 149, "heldout": 200}, "no-progress"),
         ({"batch": 100, "heldout": -1000, "rejected": -500}, ""),
-        ({"batch": 100, "heldout": -1001, "rejected": -500}, "unsound"),  # mean of held-out and general, rounded down: -501
+        (
+            {"batch": 100, "heldout": -1001, "rejected": -500},
+            "unsound",
+        ),  # a mean of -500.5
         ({"batch": 100, "rejected": 50}, ""),
         ({"batch": 100, "rejected": 51}, "unsound"),
         ({"batch": 300, "heldout": 200, "general": 0, "rejected": 200}, ""),
