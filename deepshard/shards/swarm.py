@@ -174,7 +174,7 @@ class Swarm:
                 continue
             times.extend(sent + self._timeout_s for sent in state.in_flight.values())
             times.extend(sent + self._timeout_s / 2 for sent in state.in_flight.values())
-            if state.offers & self.missing:
+            if state.paused_until > now and not state.offers.isdisjoint(self.missing):
                 times.append(state.paused_until)
         return min((time for time in times if time > now), default=None)
 

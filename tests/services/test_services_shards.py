@@ -365,6 +365,46 @@ async def test_unasked_answers_change_nothing(tmp_path: Path, autojump_clock: Mo
         assert buyer.port.penalties == []
 
 
+async def _expect_incomplete(buyer: Node, digest: bytes) -> None:
+    with pytest.raises(FetchIncomplete):
+        await buyer.exchange.fetch({digest: None}, timeout_s=3.0)
+
+
+async def test_only_the_peer_that_was_asked_can_answer(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with _running(tmp_path) as cluster:
+        cluster.node("seed", BLOBS[:1])
+        thief = cluster.network.join("thief")
+        buyer = cluster.node("buyer")
+        cluster.network.tamper = lambda source, _target, message, attachment: (
+            None if source == "seed" and isinstance(message, BlobReply) else (message, attachment)
+        )
+        cluster.network.connect("buyer", "seed")
+        cluster.network.connect("buyer", "thief")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_expect_incomplete, buyer, DIGESTS[0])
+            await trio.sleep(1.0)
+            for number in range(1, 10):
+                await thief.send(buyer.key, BlobReply(number, DIGESTS[9], BlobStatus.FOUND), BLOBS[9])
+        assert {name for name, _ in buyer.port.penalties} <= {"thief"}
+
+
+async def test_a_peer_that_comes_back_is_asked_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with _running(tmp_path) as cluster:
+        cluster.node("seed", BLOBS[:1])
+        buyer = cluster.node("buyer")
+        cluster.network.tamper = _when("seed", HaveReply, lambda _message, _attachment: None)
+        cluster.network.connect("buyer", "seed")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(buyer.exchange.fetch, {DIGESTS[0]: None})
+            await trio.sleep(0.5)
+            cluster.network.vanish("seed")
+            cluster.network.tamper = None
+            await trio.sleep(0.5)
+            cluster.network.connect("buyer", "seed")
+        assert trio.current_time() == 1.0
+        assert buyer.store.digests() == [DIGESTS[0]]
+
+
 async def test_a_silent_peer_gets_busy_beyond_its_share_and_others_are_served(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

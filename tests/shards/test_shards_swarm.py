@@ -64,8 +64,10 @@ def test_a_corrupt_peer_is_never_asked_again_and_its_chunks_go_to_others() -> No
     assert (swarm.bad_peers, swarm.is_bad(A), swarm.wasted_bytes) == ((A,), True, 10)
     swarm.offer(A, DIGESTS)
     swarm.peer_gone(A)
-    swarm.offer(A, DIGESTS)
+    swarm.offer(A, DIGESTS[1:])
     assert swarm.next_requests(2.0) == []
+    swarm.offer(C, [])
+    assert swarm.not_offered_by(B) == DIGESTS[:2]
     swarm.offer(B, DIGESTS)
     assert swarm.next_requests(2.0) == [(B, DIGESTS[0]), (B, DIGESTS[1])]
 
@@ -83,6 +85,16 @@ def test_a_timeout_frees_the_chunk_pauses_the_peer_and_doubles_the_pause() -> No
     assert swarm.next_deadline(30.0) == 50.0
     swarm.offer(B, DIGESTS)
     assert swarm.next_requests(31.0) == [(B, DIGESTS[0])]
+
+
+def test_a_timeout_halves_the_window() -> None:
+    swarm = _swarm(timeout_s=10.0)
+    swarm.offer(A, DIGESTS)
+    for peer, digest in swarm.next_requests(0.0):
+        swarm.received(peer, digest, Outcome.VERIFIED, 0.0)
+    assert len(swarm.next_requests(0.0)) == 4
+    assert swarm.next_requests(10.0) == []
+    assert len(swarm.next_requests(20.0)) == 2
 
 
 def test_a_late_answer_is_taken_if_nobody_was_faster() -> None:
@@ -161,6 +173,7 @@ def test_one_honest_peer_is_enough(behaviours: list[list[Outcome | None]], offer
     while not swarm.done:
         requests = swarm.next_requests(now)
         assert len(set(requests)) == len(requests)
+        assert not any(swarm.is_bad(peer) for peer, _ in requests)
         for peer, digest in requests:
             asked += 1
             open_requests.add((peer, digest))
@@ -171,7 +184,6 @@ def test_one_honest_peer_is_enough(behaviours: list[list[Outcome | None]], offer
                 if outcome_or_none is None:
                     continue
                 outcome = outcome_or_none
-            assert not swarm.is_bad(peer) or outcome is not None
             swarm.received(peer, digest, outcome, now, size=10)
         if not requests and not swarm.done:
             deadline = swarm.next_deadline(now)
