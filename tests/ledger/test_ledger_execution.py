@@ -297,3 +297,15 @@ def test_money_is_conserved_whatever_is_sent(blocks: list[list[tuple[SecretKey, 
                 execute_block(network.state, context, [*chosen, data])
             assert network.state.root == root
         network.block(*chosen)  # counts all money
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=300), st.integers(0, 120), st.integers(0, 255))
+def test_junk_is_refused_as_the_senders_fault(junk: bytes, place: int, flip: int) -> None:
+    network = Network()
+    good = transfer(0)
+    bent = good[:place] + bytes([good[place] ^ flip]) + good[place + 1 :]
+    for data in (junk, good[:place] + junk, encode(Transaction(junk, bytes(64))), bent):
+        if data != good:
+            with pytest.raises(RemoteError):
+                check_transaction(network.state, CHAIN_ID, data)
