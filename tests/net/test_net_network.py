@@ -11,10 +11,11 @@ import trio
 
 from deepshard.errors import BadSignature, UsageError
 from deepshard.identity.keys import SecretKey
-from deepshard.net.network import Network
-from deepshard.net.types import PeerDown, PeerUp, Received
+from deepshard.net.endpoints import Endpoint
+from deepshard.net.network import Network, _Peer
+from deepshard.net.types import PeerDown, PeerInfo, PeerUp, Received
 from deepshard.primitives import content_digest
-from deepshard.wire.handshake import LocalNode
+from deepshard.wire.handshake import LocalNode, PeerIdentity, RefusalReason
 from deepshard.wire.messages import BlobReply, BlobStatus, Message, Ping, Status, Votes
 from deepshard.wire.session import Established, Failed, PeerLeft, Session
 
@@ -345,3 +346,38 @@ def test_a_bad_peer_address_is_a_usage_error(bad: str) -> None:
 def test_what_does_not_fit_the_handshake_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="introduce itself"):
         Network(key=SecretKey(bytes(32)), chain_id="x" * 65, genesis_hash=GENESIS, roles=(), listen=None, dial=())
+
+
+def linked_to(network: Network, number: int, *, outbound: bool) -> _Peer:
+    """Let a network believe in a link, to ask what it would do about another one."""
+    info = PeerInfo(public(number), bytes(20), (), "127.0.0.1:9", outbound)
+    known = _Peer(info, link=None, endpoint=None)  # type: ignore[arg-type]  # the decision never looks at the link
+    network._peers[info.public_key] = known
+    return known
+
+
+def test_both_ends_choose_the_same_of_two_links() -> None:
+    one, two = make_network(1), make_network(2)
+    dialled_by_one = linked_to(one, 2, outbound=True), linked_to(two, 1, outbound=False)
+    gives_way = (
+        one._gives_way(dialled_by_one[0], public(2), outbound=False),
+        two._gives_way(dialled_by_one[1], public(1), outbound=True),
+    )
+    dialled_by_two = linked_to(one, 2, outbound=False), linked_to(two, 1, outbound=True)
+    the_other_way = (
+        one._gives_way(dialled_by_two[0], public(2), outbound=True),
+        two._gives_way(dialled_by_two[1], public(1), outbound=False),
+    )
+    smaller_is_two = public(2) < public(1)
+    assert gives_way == (smaller_is_two, smaller_is_two)
+    assert the_other_way == (not smaller_is_two, not smaller_is_two)
+
+
+@pytest.mark.parametrize("outbound", [True, False])
+def test_a_dialler_that_has_a_link_goes_no_further(outbound: bool) -> None:  # noqa: FBT001
+    remote = Endpoint("127.0.0.1", 9)
+    for number, other in ((1, 2), (2, 1)):
+        network = make_network(number)
+        linked_to(network, other, outbound=outbound)
+        identity = PeerIdentity(public(other), (), "")
+        assert network._admit(identity, remote=remote, outbound=True) is RefusalReason.DUPLICATE_LINK

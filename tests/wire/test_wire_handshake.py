@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepshard.encoding import encode
-from deepshard.errors import OversizedMessage, UsageError
+from deepshard.errors import BadSignature, OversizedMessage, UsageError
 from deepshard.identity.keys import SecretKey
 from deepshard.limits import HANDSHAKE_MESSAGE_BYTES_MAX
 from deepshard.wire.handshake import (
@@ -242,3 +242,18 @@ def test_a_refusals_text_cannot_forge_a_log_line() -> None:
     assert "\n" not in str(failed.error)
     assert "\x1b" not in str(failed.error)
     assert encode(evil) != b""
+
+
+@pytest.mark.parametrize("impostor_dials", [True, False])
+def test_an_identity_without_its_secret_is_worth_nothing(impostor_dials: bool) -> None:  # noqa: FBT001
+    impostor = node(1)
+    impostor.key.public = node(5).key.public
+    if impostor_dials:
+        a, b = dialler(impostor), listener(node(2))
+        _, [failed] = converse(a, b)
+    else:
+        a, b = dialler(node(2)), listener(impostor)
+        [failed], _ = converse(a, b)
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, BadSignature)
+    assert a.state is not State.ESTABLISHED

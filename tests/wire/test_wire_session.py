@@ -248,3 +248,18 @@ def test_every_state_is_in_the_table_and_closed_is_final() -> None:
     reached = {state for arrivals in TRANSITIONS.values() for state in arrivals.values()}
     assert reached == set(State) - {State.AWAIT_HELLO, State.AWAIT_REPLY}
     assert {arrival for arrivals in TRANSITIONS.values() for arrival in arrivals} == set(Arrival)
+
+
+def test_a_pong_must_carry_the_nonce_of_the_oldest_unanswered_ping() -> None:
+    dialler, listener = established_pair()
+    dialler.handle_timer(PING_INTERVAL_S)
+    [failed] = dialler.receive(b"".join(listener.send(Pong(2))), 1.0)
+    assert isinstance(failed, Failed)
+    assert str(failed.error) == "Pong with nonce 2, pings sent 1"
+
+
+def test_a_frame_sent_back_does_not_even_open() -> None:
+    dialler, _ = established_pair()
+    [failed] = dialler.receive(b"".join(dialler.send(Status(1))), 0.0)
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, TamperedFrame)
