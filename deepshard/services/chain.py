@@ -172,7 +172,7 @@ class ChainService:
 
     async def run(self) -> None:
         """Restore the stored chain and take part until cancelled."""
-        await trio.to_thread.run_sync(self._executor.restore)
+        self._executor.restore()
         async with trio.open_nursery() as nursery:
             self._timers = nursery
             nursery.start_soon(self._keep_ticking)

@@ -67,6 +67,8 @@ class ChainExecutor:
     def restore(self) -> None:
         """Bring the state to the stored tip: newest snapshot, then the blocks after it, executed again.
 
+        That is `SNAPSHOT_BLOCKS` blocks at most, so it is quick enough to be done on the event loop at every start.
+
         Raises:
             DiskCorruption: a stored block or snapshot fails its checksum or doesn't lead to its own roots.
         """
@@ -91,9 +93,13 @@ class ChainExecutor:
             result = self.check(block)
             certificate = decode(stored.certificate, CommitCertificate, bytes_max=CERTIFICATE_BYTES_MAX)
             self._advance(block.header, certificate, result.state)
+        self._publish()
+        _log.info("chain.restored", height=self.height, snapshot=height, state_root=self.state.root.hex())
+
+    def _publish(self) -> None:
+        """Show the tip to the other services."""
         if self.header is not None:
             self._view.publish(self.state, self.header)
-        _log.info("chain.restored", height=self.height, snapshot=height, state_root=self.state.root.hex())
 
     def _advance(self, header: Header, certificate: CommitCertificate, state: State) -> None:
         """Make a decided block the tip."""
@@ -201,7 +207,7 @@ class ChainExecutor:
             snapshot=executed.result.state.dump() if header.height % SNAPSHOT_BLOCKS == 0 else None,
         )
         self._advance(header, certificate, executed.result.state)
-        self._view.publish(self.state, header)
+        self._publish()
         return executed.block
 
     def apply_synced(self, block_bytes: bytes, certificate_bytes: bytes) -> Block:

@@ -1,0 +1,282 @@
+"""Whole chain services over the in-memory network: agreement, catching up, restarts, light clients, bad peers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from deepshard.consensus.types import Block, Proposal, Vote
+from deepshard.encoding import decode, encode
+from deepshard.errors import RemoteError, UsageError
+from deepshard.identity import SecretKey
+from deepshard.ledger.keys import account_key
+from deepshard.ledger.onion import OnionChain
+from deepshard.ledger.params import (
+    Genesis,
+    GenesisAccount,
+    GenesisValidator,
+    Params,
+    ProbePlan,
+    Recipe,
+    VerdictLimits,
+)
+from deepshard.ledger.records import Account
+from deepshard.ledger.transactions import Transfer
+from deepshard.limits import BLOCK_BYTES_MAX
+from deepshard.primitives import UNITS_PER_TOKEN, content_digest
+from deepshard.services.executor import SNAPSHOT_BLOCKS
+from deepshard.testing.chain_cluster import ChainCluster, FullNode, until
+from deepshard.wire.messages import BlockProposal, Blocks, Message, ProofReply, Votes
+
+TOKEN = UNITS_PER_TOKEN
+VALIDATORS = [SecretKey(content_digest(f"validator {i}".encode())) for i in range(4)]
+ALICE, BOB = SecretKey(content_digest(b"alice")), SecretKey(content_digest(b"bob"))
+ONIONS = {key.address: OnionChain(key.seed, 2000) for key in VALIDATORS}
+PARAMS = Params(
+    transaction_fee=TOKEN // 100,
+    proposal_stake_min=10 * TOKEN,
+    trainer_stake_min=100 * TOKEN,
+    validator_stake_min=500 * TOKEN,
+    committee_size=4,
+    tally_rule="dynamic-threshold",
+    threshold_base_bp=5500,
+    threshold_dispersion_bp=2500,
+    threshold_floor_bp=5000,
+    threshold_ceiling_bp=9000,
+    rejected_slash_bp=3000,
+    vote_commit_blocks=6,
+    vote_reveal_blocks=6,
+    freeze_blocks=2,
+    join_blocks=2,
+    commit_blocks=6,
+    reveal_blocks=6,
+    report_blocks=6,
+    unbonding_blocks=12,
+    epoch_blocks=5,
+    recipe=Recipe(2, 2, 20_000, 0, 96),
+    probes=ProbePlan(4, 2, 2, 2, 2, 64, 1500, 2),
+    verdict=VerdictLimits(50, 500, 5000, 80, 500),
+    mint_per_round=1000 * TOKEN,
+    informant_share_bp=4000,
+    informant_cap_bp=6000,
+    price_base=5 * TOKEN,
+    price_kappa_nano=100_000,
+    licence_epochs=3,
+    fee_holders_bp=6000,
+    fee_treasury_bp=2000,
+    replication=3,
+)
+GENESIS = Genesis(
+    chain_id="chain-test",
+    time_ms=1_700_000_000_000,
+    params=PARAMS,
+    validators=tuple(
+        GenesisValidator(key.public, 1000 * TOKEN, ONIONS[key.address].tip)
+        for key in sorted(VALIDATORS, key=lambda key: key.address)
+    ),
+    accounts=tuple(
+        GenesisAccount(key.address, 1000 * TOKEN) for key in sorted((ALICE, BOB), key=lambda key: key.address)
+    ),
+    manifest=content_digest(b"manifest"),
+    weights_root=content_digest(b"weights"),
+    heldout=(content_digest(b"h"),),
+    general=(content_digest(b"g"),),
+    canaries=(content_digest(b"c"),),
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: what is tested is what is written, not how long a disk takes."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with TemporaryDirectory(dir="/dev/shm") as name:
+        yield Path(name)
+
+
+@asynccontextmanager
+async def cluster(folder: Path) -> AsyncIterator[tuple[ChainCluster, list[FullNode]]]:
+    async with trio.open_nursery() as nursery:
+        running = ChainCluster(GENESIS, ONIONS, folder, nursery)
+        nodes = [running.start(f"v{i}", key) for i, key in enumerate(VALIDATORS)]
+        running.connect(*nodes)
+        yield running, nodes
+        nursery.cancel_scope.cancel()
+
+
+def same_state(nodes: list[FullNode], height: int) -> bool:
+    blocks = [node.store.block(height) for node in nodes]
+    return None not in blocks and len({block.block for block in blocks if block is not None}) == 1
+
+
+async def test_validators_agree_and_a_transfer_is_applied(folder: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster(folder) as (running, nodes):
+        alice = running.start("alice", ALICE)
+        running.connect(alice, nodes[0], nodes[1])
+        await alice.wallet.send(Transfer(BOB.address, 7 * TOKEN))
+        await running.reach(alice.view.height, nodes)
+        await running.reach(6, [*nodes, alice])
+        assert same_state([*nodes, alice], 6)
+        state = nodes[2].view.state
+        assert state.account(BOB.address).balance == 1007 * TOKEN
+        assert state.account(ALICE.address).balance == 993 * TOKEN - PARAMS.transaction_fee
+        assert state.money() == state.supply().genesis
+
+
+async def test_an_impossible_transfer_is_refused_with_its_reason(
+    folder: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with cluster(folder) as (running, nodes):
+        alice = running.start("alice", ALICE)
+        running.connect(alice, *nodes)
+        with pytest.raises(UsageError):
+            await alice.wallet.send(Transfer(BOB.address, 2000 * TOKEN))
+        await alice.wallet.send(Transfer(BOB.address, 1 * TOKEN))
+        assert alice.view.state.account(BOB.address).balance == 1001 * TOKEN
+
+
+async def test_one_validator_down_and_back(folder: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster(folder) as (running, nodes):
+        await running.reach(3, nodes)
+        await running.stop("v3")
+        rest = nodes[:3]
+        reached = max(node.view.height for node in rest)
+        await running.reach(reached + 80, rest, within_s=1000)
+        back = running.start("v3", VALIDATORS[3])
+        running.connect(back, *rest)
+        await running.reach(rest[0].view.height + 3, [back, *rest])
+        assert back.view.caught_up
+        assert same_state([back, *rest], rest[0].view.height - 1)
+        proposers = {
+            decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX).header.proposer
+            for stored in back.store.blocks(reached + 81, 1000)
+        }
+        await running.reach(back.view.height + 8, [back, *rest])
+        proposers |= {
+            decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX).header.proposer
+            for stored in back.store.blocks(reached + 81, 1000)
+        }
+        assert back.key.address in proposers
+
+
+async def test_two_of_four_down_decide_nothing_until_one_is_back(
+    folder: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with cluster(folder) as (running, nodes):
+        await running.reach(2, nodes)
+        await running.stop("v2")
+        await running.stop("v3")
+        with trio.move_on_after(1.0):
+            await running.reach(10_000, nodes[:1], within_s=2000)
+        stuck = [node.view.height for node in nodes[:2]]
+        with trio.move_on_after(120.0):
+            await running.reach(10_000, nodes[:1], within_s=2000)
+        assert [node.view.height for node in nodes[:2]] == stuck
+        back = running.start("v2", VALIDATORS[2])
+        running.connect(back, *nodes[:2])
+        await running.reach(max(stuck) + 5, [back, *nodes[:2]], within_s=1000)
+        assert same_state([back, *nodes[:2]], max(stuck) + 5)
+
+
+async def test_all_stop_and_go_on_from_disk(folder: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster(folder) as (running, nodes):
+        await running.reach(SNAPSHOT_BLOCKS + 7, nodes, within_s=1000)
+        for name in list(running.nodes):
+            await running.stop(name)
+        heights = {node.name: node.view.height for node in nodes}
+        again = [running.start(f"v{i}", key) for i, key in enumerate(VALIDATORS)]
+        running.connect(*again)
+        await running.reach(max(heights.values()) + 5, again, within_s=1000)
+        for node in again:
+            assert node.view.height > heights[node.name]
+        assert same_state(again, max(heights.values()) + 5)
+
+
+async def test_a_light_client_follows_and_reads_proven_records(
+    folder: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with cluster(folder) as (running, nodes):
+        light = running.light("light", BOB)
+        running.connect(light, nodes[0])
+        running.connect(light, nodes[1])
+        await light.wallet.send(Transfer(ALICE.address, 3 * TOKEN))
+        assert (await light.client.account(ALICE.address)).balance == 1003 * TOKEN
+        assert await light.client.licence(BOB.address) is None
+        assert (await light.client.current_model()).manifest == GENESIS.manifest
+        trusted = light.client.trusted
+        assert trusted.header is not None
+        await running.reach(trusted.height, nodes)
+        stored = nodes[3].store.block(trusted.height)
+        assert stored is not None
+        assert decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX).header == trusted.header
+
+
+async def test_a_light_client_does_not_believe_a_lying_peer(
+    folder: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with cluster(folder) as (running, nodes):
+        liar = nodes[0].port.name
+
+        def lie(sender: str, receiver: str, message: Message, attachment: bytes) -> tuple[Message, bytes]:
+            if sender == liar and isinstance(message, ProofReply) and message.value is not None:
+                rich = msgspec.structs.replace(
+                    decode(message.value, Account, bytes_max=1000), balance=1_000_000 * TOKEN
+                )
+                return msgspec.structs.replace(message, value=encode(rich)), attachment
+            return message, attachment
+
+        running.network.tamper = lie
+        light = running.light("light", BOB)
+        running.connect(light, nodes[0])
+        running.connect(light, nodes[1])
+        record = await light.client.record(account_key(ALICE.address), Account)
+        for _ in range(3):
+            record = await light.client.record(account_key(ALICE.address), Account)
+            assert record is not None
+            assert record.balance == 1000 * TOKEN
+
+
+async def test_forged_votes_and_swapped_blocks_cost_the_sender_and_stop_nobody(
+    folder: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with cluster(folder) as (running, nodes):
+        await running.reach(2, nodes)
+        mallory = running.network.join("mallory")
+        running.network.connect("mallory", nodes[0].port.name)
+        key = nodes[0].port.info.public_key
+        height = nodes[0].view.height + 1
+        vote = Vote(
+            kind=1, height=height, round=0, block_id=bytes(32), validator=VALIDATORS[1].address, signature=bytes(64)
+        )  # type: ignore[arg-type]
+        await mallory.send(key, Votes((encode(vote),)))
+        await mallory.send(key, Votes((b"\xc1garbage",)))
+        proposal = Proposal(height, 0, -1, bytes(32), VALIDATORS[1].address, bytes(64))
+        await mallory.send(key, BlockProposal(encode(proposal), b"\x90"))
+        await mallory.send(key, Blocks(1, ((b"a", b"b"),)))
+        await running.reach(height + 4, nodes)
+        penalised = [(name, type(error).__mro__) for name, error in nodes[0].port.penalties]
+        assert penalised
+        assert {name for name, _ in penalised} == {"mallory"}
+        assert all(RemoteError in lineage for _, lineage in penalised)
+        assert "mallory" in nodes[0].port.banned
+        assert same_state(nodes, height + 4)
+
+
+async def test_a_follower_that_only_hears_one_node_keeps_up(
+    folder: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with cluster(folder) as (running, nodes):
+        follower = running.start("follower", ALICE)
+        running.connect(follower, nodes[2])
+        await running.reach(12, [follower, *nodes])
+        await until(lambda: follower.view.caught_up, follower.view)
+        assert same_state([follower, *nodes], 12)
