@@ -28,6 +28,8 @@ def main() -> None:
 
 def _environment(threads: int, *, online: bool) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    # Threads that spin while they wait take the cores from the other workers of this machine.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import struct
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,8 @@ _LOAD_ERRORS: Final = (
     ImportError,
     IndexError,
     SafetensorError,
+    struct.error,
+    EOFError,
 )
 
 

@@ -2,8 +2,8 @@
 
 Each element of submission - base is scaled by 2^24, rounded to an integer, given a random sign and added to one of
 `limits.SKETCH_BUCKETS` buckets (a count sketch, Charikar, Chen and Farach-Colton 2002). Squared norms and distances of
-updates are estimated without bias by those of their sketches, with a relative deviation of sqrt(2 / buckets), about 9
-%. All sums are of integers, so every machine finds the same numbers in whichever order it adds.
+updates are estimated without bias by those of their sketches, with a relative deviation of sqrt(2 / buckets), or 0.09.
+All sums are of integers, so every machine finds the same numbers in whichever order it adds.
 
 Signs and the rotation of the buckets are drawn from the seed per tensor: signs are the bits of
 `expand(tagged_hash("sketch tensor", seed, name), "sketch signs", ...)`, little-endian within each byte, 1 for minus;
