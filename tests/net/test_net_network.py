@@ -374,7 +374,7 @@ def test_both_ends_choose_the_same_of_two_links() -> None:
 
 
 @pytest.mark.parametrize("outbound", [True, False])
-def test_a_dialler_that_has_a_link_goes_no_further(outbound: bool) -> None:  # noqa: FBT001
+async def test_a_dialler_that_has_a_link_goes_no_further(outbound: bool) -> None:  # noqa: FBT001
     remote = Endpoint("127.0.0.1", 9)
     for number, other in ((1, 2), (2, 1)):
         network = make_network(number)
