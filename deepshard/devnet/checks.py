@@ -155,7 +155,7 @@ def _log_prob(report: Report) -> tuple[bool, str]:
 
 
 def _gain(report: Report) -> tuple[bool, str]:
-    return report.gain_millinats > 0, f"{report.gain_millinats} millinats a token"
+    return report.gain_millinats > 0, f"{report.gain_millinats} millinats a token, summed over segments"
 
 
 def _replayed(report: Report) -> tuple[bool, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from deepshard.devnet.client import Json
-from deepshard.devnet.measure import mean_log_prob
+from deepshard.devnet.measure import mean_log_probs
 from deepshard.devnet.plans import SOUND_TITLE, read_text
 from deepshard.devnet.report import BalanceReport, ProposalReport, Report, TrafficReport, TrainerReport
 from deepshard.devnet.roster import Role
@@ -154,20 +154,13 @@ async def measure_accepted_text(stage: Stage, manifest_before: str) -> None:
     Raises:
         LocalError: a worker could not.
     """
-    manifests = {"before": manifest_before, "after": str((await stage.observer.status())["manifest"])}
+    manifest_after = str((await stage.observer.status())["manifest"])
     inference = next(each for each in stage.roster if each.role == "inference")
-    measured: dict[str, float] = {}
-
-    async def measure(when: str) -> None:
-        measured[when] = await mean_log_prob(
-            bytes.fromhex(manifests[when]),
-            inference.home / "chunks",
-            read_text("sound").split("\n\n"),
-            tokens_max=stage.plan.recipe.segment_tokens_max,
-            threads=stage.threads,
-        )
-
-    async with trio.open_nursery() as nursery:
-        for when in manifests:
-            nursery.start_soon(measure, when)
-    stage.report.logprob_before, stage.report.logprob_after = measured["before"], measured["after"]
+    before, after = await mean_log_probs(
+        [bytes.fromhex(manifest_before), bytes.fromhex(manifest_after)],
+        inference.home / "chunks",
+        read_text("sound").split("\n\n"),
+        tokens_max=stage.plan.recipe.segment_tokens_max,
+        threads=stage.threads,
+    )
+    stage.report.logprob_before, stage.report.logprob_after = before, after

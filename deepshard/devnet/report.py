@@ -226,7 +226,7 @@ def _fact_grid(report: Report) -> Grid:
             "log-prob of the accepted text",
             f"{_nats(report.logprob_before)} -> {_nats(report.logprob_after)} nats a token",
         ),
-        ("gain the validators measured", f"{report.gain_millinats / 1000:.3f} nats a token"),
+        ("gain the validators measured", f"{report.gain_millinats / 1000:.3f} nats a token, summed over segments"),
         ("licence", "none" if licence is None else f"{format_amount(licence.price)} tokens at height {licence.height}"),
         ("chunks verified by the inference node", str(report.download.chunks_verified)),
         ("supply conserved", "yes" if report.supply_conserved else "NO"),
