@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from deepshard.encoding import encode
 from deepshard.errors import MalformedMessage
 from deepshard.limits import FILE_PART_BYTES_MAX, MANIFEST_FILES_MAX
 from deepshard.merkle import merkle_prove, merkle_verify
 from deepshard.primitives import ZERO_DIGEST, content_digest
-from deepshard.shards.codec import encode_entry
+from deepshard.shards.codec import decode_and_verify, encode_entry
 from deepshard.shards.errors import (
     BadCoverage,
     DuplicateName,
@@ -23,7 +26,9 @@ from deepshard.shards.errors import (
     WrongShardSize,
     WrongWeightsRoot,
 )
-from deepshard.shards.manifest import FileEntry, Manifest, ShardEntry, TensorEntry, TensorSlice
+from deepshard.shards.layout import ITEM_BYTES, slice_spans
+from deepshard.shards.manifest import DType, FileEntry, Manifest, ShardEntry, TensorEntry, TensorSlice
+from deepshard.shards.partition import plan_shards
 from deepshard.shards.rules import check_child, check_manifest, decode_manifest, manifest_digest, weights_root
 
 TENSORS = (
@@ -174,6 +179,26 @@ def test_each_rule_broken_once(case: str) -> None:
     # A peer's bytes meet the same rule; bounds of fields already in the decoder.
     with pytest.raises((error, MalformedMessage)):
         decode_manifest(encode(manifest))
+
+
+_shapes = st.one_of(st.just(()), st.tuples(st.integers(0, 9)), st.tuples(st.integers(0, 9), st.integers(0, 9)))
+
+
+@given(st.lists(st.tuples(st.sampled_from(list(ITEM_BYTES)), _shapes), max_size=8), st.integers(0, 2**32 - 1))
+@settings(max_examples=50)
+def test_what_is_planned_and_encoded_is_a_valid_manifest_that_decodes(
+    table: list[tuple[DType, tuple[int, ...]]], seed: int
+) -> None:
+    tensors = tuple(TensorEntry(f"t{number}", dtype, shape) for number, (dtype, shape) in enumerate(table))
+    source = np.random.default_rng(seed)
+    plan = plan_shards(tensors)
+    contents = [source.bytes(sum(size for _, size in slice_spans(tensors, slices))) for slices in plan]
+    encoded = [encode_entry(tensors, slices, data) for slices, data in zip(plan, contents, strict=True)]
+    shards = tuple(entry for entry, _ in encoded)
+    manifest = Manifest(1, ZERO_DIGEST, weights_root(tensors, shards), tensors, shards, ())
+    check_manifest(manifest)
+    for (entry, chunk), data in zip(encoded, contents, strict=True):
+        assert decode_and_verify(entry, manifest.tensors, chunk) == data
 
 
 def test_the_weights_root_ignores_how_shards_are_stored_and_sees_what_they_hold() -> None:

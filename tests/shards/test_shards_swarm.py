@@ -64,7 +64,7 @@ def test_a_corrupt_peer_is_never_asked_again_and_its_chunks_go_to_others() -> No
     assert (swarm.bad_peers, swarm.is_bad(A), swarm.wasted_bytes) == ((A,), True, 10)
     swarm.offer(A, DIGESTS)
     swarm.peer_gone(A)
-    swarm.offer(A, DIGESTS[1:])
+    swarm.offer(A, DIGESTS[:1])
     assert swarm.next_requests(2.0) == []
     swarm.offer(C, [])
     assert swarm.not_offered_by(B) == DIGESTS[:2]
