@@ -153,6 +153,18 @@ def test_prevotes_alone_lock_nothing_without_the_block() -> None:  # line 36
     assert state.locked_id == A
 
 
+def test_nothing_is_locked_or_valid_before_we_prevoted() -> None:  # line 36
+    state, _ = run(fresh(), *votes(PREVOTE, 1, NIL, 2))
+    state, _ = run(state, offer(1, B, 0), *votes(PREVOTE, 1, B))
+    assert (state.round, state.step, state.locked_round, state.valid_round) == (1, Step.PROPOSE, -1, -1)
+    state, effects = run(state, TimeoutElapsed(Step.PROPOSE, HEIGHT, 1))
+    assert effects == [
+        CastVote(PREVOTE, HEIGHT, 1, NIL),
+        CastVote(PRECOMMIT, HEIGHT, 1, B),
+    ]
+    assert (state.locked_round, state.valid_round) == (1, 1)
+
+
 def test_a_late_quorum_of_prevotes_updates_the_valid_value_only() -> None:  # lines 36, 42-43
     state, _ = run(fresh(), offer(0, A), *votes(PREVOTE, 0, A, 2), TimeoutElapsed(Step.PREVOTE, HEIGHT, 0))
     assert state.step is Step.PRECOMMIT
