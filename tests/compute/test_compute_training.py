@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -45,12 +44,6 @@ def train_job(base: ModelRef, store: Path, **changes: object) -> Train:
         store=base.store,
     )
     return msgspec.structs.replace(job, **changes)
-
-
-@dataclass(frozen=True)
-class Round:
-    honest: TrainResult
-    profiles: dict[str, SubmissionProfile]
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +154,9 @@ def test_a_submission_that_cannot_be_scored_says_why(
 def test_a_segment_of_weight_zero_is_not_learned(tiny: ModelRef, trained: dict[str, TrainResult]) -> None:
     recipe = Recipe(1, 4, 1_000_000, 10_000_000, 64)
     silent = train(train_job(tiny, Path(), recipe=recipe, weights_bp=(10_000, 0, 0, 0), micro_batch=4), quiet)
-    changed = train(train_job(tiny, Path(), recipe=recipe, weights_bp=(10_000, 0, 0, 0), micro_batch=4, segments=(BATCH[0], EXTRA, EXTRA, EXTRA)), quiet)  # fmt: skip
+    other_texts = (BATCH[0], EXTRA, EXTRA, EXTRA)
+    job = train_job(tiny, Path(), recipe=recipe, weights_bp=(10_000, 0, 0, 0), micro_batch=4, segments=other_texts)
+    changed = train(job, quiet)
     assert silent.losses == pytest.approx(changed.losses, abs=1e-4)
     base = load_weights(tiny, quiet)
     one, other = (

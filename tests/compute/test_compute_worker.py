@@ -27,6 +27,11 @@ PROSE = "The people of the valley have always lived with the river, and they kno
 GARBAGE = "zq vv 8837 click BUY now xx kkkk 0000 ;;; winner winner qqq zzz 9981 @@ ## ~~ vv8 kq"
 
 
+def pid_of(client: ComputeClient) -> int | None:
+    """A call, since a type checker takes what it has seen of a property for lasting."""
+    return client.pid
+
+
 def generate(model: ModelRef, *, max_tokens: int = 12, temperature: float = 0.0, seed: int = 7) -> Generate:
     question = ChatMessage(role="user", content="The river begins as a")
     return Generate(model=model, messages=(question,), max_tokens=max_tokens, temperature=temperature, seed=seed)
@@ -39,7 +44,7 @@ def score(model: ModelRef, *texts: str) -> ScoreTexts:
 async def test_a_sequence_of_jobs_on_one_worker(tiny: ModelRef, tmp_path: Path, nursery: trio.Nursery) -> None:
     client = ComputeClient(threads=1, log_path=tmp_path / "worker.log")
     await nursery.start(client.run)
-    assert client.pid is None
+    assert pid_of(client) is None
     steps: list[Progress] = []
 
     async def note(step: Progress) -> None:
@@ -50,7 +55,7 @@ async def test_a_sequence_of_jobs_on_one_worker(tiny: ModelRef, tmp_path: Path, 
     assert isinstance(answer, GenerateResult)
     assert answer.text == "".join(step.text for step in steps)
     assert 0 < answer.completion_tokens <= 12
-    first_pid = client.pid
+    first_pid = pid_of(client)
     assert answer == await client.submit(generate(tiny))
     sampled = await client.submit(generate(tiny, temperature=2.0))
     assert sampled == await client.submit(generate(tiny, temperature=2.0))
@@ -72,9 +77,9 @@ async def test_a_sequence_of_jobs_on_one_worker(tiny: ModelRef, tmp_path: Path, 
     with pytest.raises(ComputeJobFailed, match="no such model: /nowhere") as failed:
         await client.submit(ImportModel(source="/nowhere", store=str(tmp_path)))
     assert failed.value.kind == "UsageError"
-    with pytest.raises(ComputeJobFailed, match="manifest .* is not in the store"):
+    with pytest.raises(ComputeJobFailed, match=r"manifest .* is not in the store"):
         await client.submit(score(ModelRef(manifest=bytes(32), store=str(tmp_path)), PROSE))
-    assert client.pid == first_pid
+    assert pid_of(client) == first_pid
     nursery.cancel_scope.cancel()
 
 
@@ -84,24 +89,25 @@ async def test_a_killed_worker_fails_its_job_and_the_next_one_works(tiny: ModelR
     killed: list[int] = []
 
     def kill(_: Progress) -> None:
-        if client.pid is not None and not killed:
-            killed.append(client.pid)
-            os.kill(client.pid, signal.SIGKILL)
+        pid = pid_of(client)
+        if pid is not None and not killed:
+            killed.append(pid)
+            os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(WorkerDied, match="SIGKILL") as died:
         await client.submit(generate(tiny, max_tokens=200), kill)
     assert died.value.exit_status == -signal.SIGKILL
-    assert client.pid is None
+    assert pid_of(client) is None
     answer = await client.submit(generate(tiny))
     assert isinstance(answer, GenerateResult)
-    assert client.pid not in {None, killed[0]}
+    assert pid_of(client) not in {None, killed[0]}
 
     # A caller that is cancelled takes its job with it.
     with trio.CancelScope() as scope:
         await client.submit(generate(tiny, max_tokens=900), lambda step: scope.cancel() if step.text else None)
     assert scope.cancelled_caught
     await trio.testing.wait_all_tasks_blocked()
-    assert client.pid is None
+    assert pid_of(client) is None
     nursery.cancel_scope.cancel()
 
 
@@ -162,9 +168,9 @@ async def test_an_idle_worker_is_ended(
     with pytest.raises(ComputeJobFailed):
         await client.submit(score(ModelRef(manifest=bytes(32), store="."), PROSE))
     await trio.sleep(4.9)
-    assert client.pid is not None
+    assert pid_of(client) is not None
     await trio.sleep(0.2)
-    assert client.pid is None
+    assert pid_of(client) is None
     nursery.cancel_scope.cancel()
 
 
