@@ -224,6 +224,21 @@ def test_more_than_a_third_ahead_pulls_us_along() -> None:  # lines 55-56
     assert ScheduleTimeout(Step.PROPOSE, HEIGHT, 4) in effects
 
 
+def test_a_proposal_too_far_ahead_is_not_kept() -> None:
+    state, _ = run(fresh(), offer(FUTURE_ROUNDS_MAX, A), offer(FUTURE_ROUNDS_MAX + 1, B))
+    assert set(state.proposals) == {FUTURE_ROUNDS_MAX}
+
+
+def test_every_round_has_its_own_timeouts_and_its_own_proposal() -> None:
+    state = fresh(TURNS[0])
+    turn = next(round_ for round_ in range(1, 12) if TURNS[round_] == TURNS[0])
+    mixed = [[vote_by(SET, i, PRECOMMIT, at, x) for i, x in enumerate((A, B, NIL))] for at in (0, turn)]
+    state, effects = run(state, ValueBuilt(HEIGHT, 0, A), *mixed[0])
+    assert effects == [Propose(HEIGHT, 0, -1, A), ScheduleTimeout(Step.PRECOMMIT, HEIGHT, 0)]
+    state, effects = run(state, *mixed[1], ValueBuilt(HEIGHT, turn, B))
+    assert effects[-2:] == [ScheduleTimeout(Step.PRECOMMIT, HEIGHT, turn), Propose(HEIGHT, turn, -1, B)]
+
+
 def test_we_catch_up_from_far_behind_but_keep_few_votes_ahead() -> None:
     far = FUTURE_ROUNDS_MAX + 50
     state, _ = run(fresh(), vote_by(SET, OTHERS[0], PREVOTE, far, A))
@@ -269,6 +284,8 @@ def test_what_does_not_concern_this_height_changes_nothing() -> None:
 
 def test_an_equivocator_counts_for_both_values_and_once_for_any() -> None:
     first, second = vote_by(SET, OTHERS[0], PREVOTE, 0, B), vote_by(SET, OTHERS[0], PREVOTE, 0, A)
+    third = vote_by(SET, OTHERS[0], PREVOTE, 0, NIL)
+    assert run(fresh(), first, second, third)[1] == [Equivocation(first.vote, second.vote)]
     state, effects = run(fresh(), first, second, first, second)
     assert effects == [Equivocation(first.vote, second.vote)]
     tally = state.tally(0, PREVOTE)
