@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -130,41 +129,47 @@ async def _propose_and_vote(stage: Stage) -> None:
 
 async def _live_through_round(stage: Stage) -> None:
     limits = {"training": stage.plan.training_s, "scoring": stage.plan.scoring_s}
-    status, round_ = "freezing", dict[str, Any]()
+    status, seen = "freezing", dict[str, Any]()
+
+    async def look() -> bool | None:
+        seen.update(next((each for each in await stage.observer.rounds() if each["number"] == ROUND), {}))
+        return True if seen.get("status", status) != status else None
+
     while status not in {"closed", "void"}:
         stage.phase(status, _ROUND_TITLES[status])
         if stage.settings.kill_validator and status in {"training", "revealing", "scoring"} and not stage.report.killed:
             await _kill_victim(stage)
-        round_ = await stage.until(
-            _round_beyond(stage, status),
+        await stage.until(
+            look,
             what=f"the end of {status}",
             timeout_s=limits.get(status, SHORT_PHASE_S),
-            culprit=lambda: _laggard(stage, round_),  # noqa: B023 # called, if at all, in this turn of the loop
+            facts=lambda: _progress(seen),
+            culprit=lambda: laggard(stage, seen),
         )
-        status = str(round_["status"])
+        status = str(seen["status"])
     stage.report.round_outcome = "accepted" if status == "closed" else "void"
-    stage.report.round_reason = str(round_.get("reason") or "")
+    stage.report.round_reason = str(seen.get("reason") or "")
 
 
-def _round_beyond(stage: Stage, status: str) -> Callable[[], Awaitable[Json | None]]:
-    async def look() -> Json | None:
-        round_ = next((each for each in await stage.observer.rounds() if each["number"] == ROUND), None)
-        return None if round_ is None or round_["status"] == status else round_
+def _progress(round_: Json) -> str:
+    trainers = round_.get("trainers", [])
+    match round_.get("status"):
+        case "training":
+            return f"({sum(bool(each['committed']) for each in trainers)} of {len(trainers)} trainers have committed)"
+        case "scoring":
+            return f"({len(round_['reporters'])} validators have reported)"
+        case _:
+            return ""
 
-    return look
 
-
-def _laggard(stage: Stage, round_: Json) -> str:
+def laggard(stage: Stage, round_: Json) -> str:
     """Name of a node that the round waits for, from what was last seen of it; the observer if none stands out."""
-    names = stage.names
-    status = round_.get("status")
-    if status == "training":
-        waiting = [names.get(each["address"], "") for each in round_["trainers"] if not each.get("committed")]
-    elif status == "scoring":
-        reported = {names.get(address) for address in round_.get("reporters", ())}
+    names, waiting = stage.names, list[str]()
+    if round_.get("status") == "training":
+        waiting = [names.get(each["address"], "") for each in round_["trainers"] if not each["committed"]]
+    elif round_.get("status") == "scoring":
+        reported = {names.get(address) for address in round_["reporters"]}
         waiting = [each.name for each in stage.of_role("validator") if each.name not in reported]
-    else:
-        waiting = []
     return waiting[0] if waiting else "validator-1"
 
 

@@ -70,7 +70,7 @@ TINY = Plan(
         update_distance_max_bp=500,
     ),
     report_blocks=400,
-    report_blocks_after_kill=60,
+    report_blocks_after_kill=30,
     threads=1,
     slots=2,
     micro_batches=(2, 1),

@@ -11,11 +11,13 @@ import trio
 
 from deepshard.devnet import running
 from deepshard.devnet.__main__ import check_model
+from deepshard.devnet.epoch import laggard
 from deepshard.devnet.measure import weighted_mean
 from deepshard.devnet.narration import PlainNarrator
 from deepshard.devnet.plans import plan_for
-from deepshard.devnet.processes import Processes
+from deepshard.devnet.processes import Processes, open_processes
 from deepshard.devnet.report import Report
+from deepshard.devnet.roster import make_roster
 from deepshard.devnet.running import own_directory, run_devnet
 from deepshard.devnet.stage import Settings, Stage, StepFailed
 from deepshard.errors import LocalError, UsageError
@@ -172,3 +174,24 @@ def test_means_are_weighted_by_tokens() -> None:
     assert weighted_mean([(-1.0, 1), (-4.0, 2)]) == -3.0
     with pytest.raises(LocalError, match="no tokens"):
         weighted_mean([])
+
+
+async def test_the_node_that_a_round_waits_for_is_named(tmp_path: Path) -> None:
+    plan = plan_for("tiny")
+    settings = Settings(model="tiny", directory=tmp_path, cache=tmp_path)
+    roster = make_roster(tmp_path, plan, dishonest=0)
+    narrator = PlainNarrator(io.StringIO())
+    stage = Stage(
+        settings=settings, plan=plan, narrator=narrator, processes=Processes(), report=Report(), roster=roster
+    )
+    by_name = {each.name: each.address for each in roster}
+    async with open_processes() as processes:
+        log = tmp_path / "log"
+        for name in by_name:
+            if name != "validator-2":  # as if it had been killed
+                stage.running[name] = processes.start(name, [sys.executable, "-c", ""], role="test", log_path=log)
+    trainers = [{"address": by_name[f"trainer-{n}"], "committed": n != 3} for n in (1, 2, 3, 4)]
+    assert laggard(stage, {"status": "training", "trainers": trainers}) == "trainer-3"
+    reporters = [by_name["validator-1"], by_name["validator-4"]]
+    assert laggard(stage, {"status": "scoring", "reporters": reporters}) == "validator-3"
+    assert laggard(stage, {}) == "validator-1"
