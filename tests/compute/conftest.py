@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from deepshard.compute.client import run_job
+from deepshard.compute.importing import import_model
 from deepshard.compute.jobs import ImportModel, ImportResult, ModelRef
 
 
 @pytest.fixture(scope="session")
 def tiny_import(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImportResult, Path]:
     store = tmp_path_factory.mktemp("tiny") / "chunks"
-    result = run_job(ImportModel(source="tiny", store=str(store)), threads=2)
-    assert isinstance(result, ImportResult)
+    torch.set_num_threads(1)
+    result = import_model(ImportModel(source="tiny", store=str(store)), lambda _: None)
     return result, store
 
 

@@ -22,6 +22,8 @@ from deepshard.compute.jobs import (
     ScoreTexts,
     TextScores,
 )
+from deepshard.compute.worker import lease
+from deepshard.errors import LocalError
 
 PROSE = "The people of the valley have always lived with the river, and they know when the water will come."
 GARBAGE = "zq vv 8837 click BUY now xx kkkk 0000 ;;; winner winner qqq zzz 9981 @@ ## ~~ vv8 kq"
@@ -175,8 +177,8 @@ async def test_an_idle_worker_is_ended(
 
 
 def test_a_heavy_job_waits_for_a_free_lease(tiny: ModelRef, tmp_path: Path) -> None:
-    lease = tmp_path / "lease"
-    handle = os.open(lease, os.O_RDWR | os.O_CREAT)
+    file = tmp_path / "lease"
+    handle = os.open(file, os.O_RDWR | os.O_CREAT)
     fcntl.flock(handle, fcntl.LOCK_EX)
     stages: list[str] = []
 
@@ -185,12 +187,22 @@ def test_a_heavy_job_waits_for_a_free_lease(tiny: ModelRef, tmp_path: Path) -> N
         if step.stage == "waiting" and stages.count("waiting") == 1:
             os.close(handle)
 
-    result: JobResult = run_job(score(tiny, PROSE), release, threads=1, leases=[str(lease)])
+    result: JobResult = run_job(score(tiny, PROSE), release, threads=1, leases=[str(file)])
     assert isinstance(result, TextScores)
     assert stages[0] == "waiting"
     assert stages[-1] == "score"
 
 
-def test_a_lease_that_cannot_be_opened_is_named(tiny: ModelRef, tmp_path: Path) -> None:
-    with pytest.raises(ComputeJobFailed, match="cannot open the lease file"):
-        run_job(score(tiny, PROSE), threads=1, leases=[str(tmp_path / "missing" / "lease")])
+def test_a_lease_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LocalError, match="cannot open the lease file"), lease([str(tmp_path / "no" / "lease")], print):
+        pass
+
+
+def test_a_second_lease_is_taken_where_the_first_is_held(tmp_path: Path) -> None:
+    files = [str(tmp_path / "one"), str(tmp_path / "two")]
+    with lease(files[:1], print), lease(files, print):
+        handle = os.open(files[1], os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(handle)
