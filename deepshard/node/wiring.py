@@ -21,11 +21,12 @@ from deepshard.net.types import NetworkEvent
 from deepshard.node.backend import NodeBackend
 from deepshard.node.settings import Settings
 from deepshard.primitives import parse_amount, tagged_hash
-from deepshard.services.chain import ChainService, Pacing
+from deepshard.services.chain import ChainService
 from deepshard.services.curator import Curator
 from deepshard.services.inference import Inference
 from deepshard.services.keeper import Keeper
 from deepshard.services.light import LightClient, LightServer
+from deepshard.services.pacing import Pacing
 from deepshard.services.router import Put, Router
 from deepshard.services.scorer import Scorer
 from deepshard.services.shards import ShardExchange

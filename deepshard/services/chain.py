@@ -7,9 +7,7 @@ costs the peer and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import msgspec
 import structlog
 import trio
 
@@ -32,28 +30,22 @@ from deepshard.consensus.events import (
     ValueBuilt,
     VoteReceived,
 )
-from deepshard.consensus.types import (
-    PROPOSAL_TAG,
-    VOTE_TAG,
-    Block,
-    Proposal,
-    Step,
-    Vote,
-    VoteKind,
-    vote_sign_bytes,
-)
+from deepshard.consensus.types import Block, Proposal, Step, Vote
 from deepshard.disk.chain import ChainStore
-from deepshard.disk.guard import DoubleSignRefused
 from deepshard.encoding import decode, encode
 from deepshard.errors import InvalidBlock, InvalidTransaction, LocalError, RemoteError
 from deepshard.identity import SecretKey
 from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis
-from deepshard.limits import BLOCK_BYTES_MAX, BODY_BYTES_MAX, SYNC_BLOCKS_MAX
+from deepshard.limits import BLOCK_BYTES_MAX
 from deepshard.net.types import NetworkPort, PeerDown, PeerInfo, PeerUp, Received
+from deepshard.services.block_sync import BlockSync, follows_chain
+from deepshard.services.chain_messages import BuildDue, ChainMessage, Flush, SubmitTransaction, Tick
 from deepshard.services.executor import ChainExecutor
-from deepshard.services.mempool import Mempool, MempoolFull
+from deepshard.services.pacing import Pacing
 from deepshard.services.rebroadcast import VoteRelay
+from deepshard.services.signing import Signer
+from deepshard.services.transaction_gossip import TransactionGossip
 from deepshard.services.view import ChainView
 from deepshard.wire.messages import (
     BlockProposal,
@@ -70,48 +62,6 @@ TICK_S = 0.5
 STALL_TICKS = 4
 RELAY_DELAY_S = 0.03
 MESSAGE_BYTES_MAX = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Pacing:
-    """Local timing, none of it part of consensus: pauses between blocks and timeouts that grow by half a round."""
-
-    block_interval_s: float = 0.3
-    empty_block_interval_s: float = 1.0
-    propose_timeout_s: float = 3.0
-    vote_timeout_s: float = 1.0
-
-    def timeout_s(self, step: Step, round_: int) -> float:
-        """How long to wait in a step of a round."""
-        base = self.propose_timeout_s if step is Step.PROPOSE else self.vote_timeout_s
-        return base * (1 + 0.5 * min(round_, 20))
-
-
-@dataclass(frozen=True, slots=True)
-class SubmitTransaction:
-    """A local transaction for the mempool and the network."""
-
-    data: bytes
-    reply: Reply[None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Tick:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class _Flush:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class _BuildDue:
-    height: int
-    round: int
-
-
-ChainMessage = Received | PeerUp | PeerDown | SubmitTransaction | TimeoutElapsed | _Tick | _Flush | _BuildDue
 
 
 class ChainService:
@@ -140,19 +90,16 @@ class ChainService:
         self._now_ms = now_ms
         self.mailbox: Mailbox[ChainMessage] = Mailbox()
         self._executor = ChainExecutor(genesis, store, view)
-        self._mempool = Mempool()
+        self._transactions = TransactionGossip(network, self._executor.admit)
         self._relay = VoteRelay()
+        self._signer = Signer(key, genesis.chain_id, store.guard)
         self._proposals: dict[bytes, bytes] = {}
-        self._peer_heights: dict[bytes, int] = {}
-        self._syncing: tuple[bytes, int] | None = None
-        self._request = 0
-        self._stalled_ticks = 0
-        self._committed_at = 0.0
-        self._flush_scheduled = False
+        self._sync = BlockSync(network, store)
+        self._stalled_ticks, self._committed_at, self._flush_scheduled = 0, 0.0, False
         self._timers: trio.Nursery | None = None
         self._core: core.State | None = None
 
-    # -- as seen by other services -----------------------------------------------------------------------------------
+    # -- as seen by other services
 
     async def account_nonce(self, address: bytes) -> int:
         """Next nonce of an account in the newest committed state."""
@@ -185,7 +132,7 @@ class ChainService:
     async def _keep_ticking(self) -> None:
         while True:
             await trio.sleep(TICK_S)
-            await self.mailbox.put(_Tick())
+            await self.mailbox.put(Tick())
 
     async def _handle(self, message: ChainMessage) -> None:
         match message:
@@ -197,31 +144,32 @@ class ChainService:
             case PeerUp(peer=peer):
                 await self._network.send(peer.public_key, Status(self._executor.height))
                 await self._share_height(peer)
-                pending = tuple(self._mempool.pending()[:64])
-                if pending:
-                    await self._network.send(peer.public_key, Transactions(pending))
+                await self._transactions.introduce(peer)
             case PeerDown(peer=peer):
-                self._peer_heights.pop(peer.public_key, None)
-                if self._syncing is not None and self._syncing[0] == peer.public_key:
-                    self._syncing = None
+                self._sync.forget(peer.public_key)
             case SubmitTransaction(data=data, reply=reply):
-                self._submit_local(data, reply)
+                try:
+                    self._transactions.submit(data, self._gossip)
+                except InvalidTransaction as error:
+                    reply.fail(error)
+                else:
+                    reply.set(None)
             case TimeoutElapsed():
                 await self._feed(message)
-            case _Tick():
+            case Tick():
                 await self._tick()
-            case _Flush():
+            case Flush():
                 self._flush_scheduled = False
                 await self._flush()
-            case _BuildDue(height=height, round=round_):
+            case BuildDue(height=height, round=round_):
                 await self._build(height, round_)
 
     async def _handle_peer(self, peer: PeerInfo, message: Message) -> None:
         match message:
             case Status(height=height):
-                self._peer_heights[peer.public_key] = height
+                self._sync.note(peer.public_key, height)
                 if self._executor.height + 1 < height:
-                    await self._ask_blocks()
+                    await self._sync.ask(self._executor.height)
                 elif not self._behind():
                     self._note_caught_up()
             case BlockProposal(proposal=proposal, block=block):
@@ -231,37 +179,13 @@ class ChainService:
                     await self._take_vote(peer, vote)
                 self._schedule_flush()
             case Transactions(transactions=transactions):
-                self._take_transactions(peer, transactions)
+                self._transactions.take(peer.public_key, transactions, self._gossip)
             case BlocksRequest():
-                await self._serve_blocks(peer, message)
+                await self._sync.serve(peer.public_key, message)
             case Blocks():
                 await self._take_blocks(peer, message)
             case _:
                 raise RemoteError(f"{type(message).__name__} is not for the chain")
-
-    # -- transactions ------------------------------------------------------------------------------------------------
-
-    def _submit_local(self, data: bytes, reply: Reply[None]) -> None:
-        try:
-            self._mempool.add(data, self._executor.admit)
-        except RemoteError as error:
-            refused = error if isinstance(error, InvalidTransaction) else InvalidTransaction(str(error))
-            reply.fail(refused)
-            return
-        self._network.broadcast(Transactions((data,)))
-        reply.set(None)
-
-    def _take_transactions(self, peer: PeerInfo, transactions: tuple[bytes, ...]) -> None:
-        fresh: list[bytes] = []
-        for data in transactions:
-            try:
-                if self._mempool.add(data, self._executor.admit):
-                    fresh.append(data)
-            except (InvalidTransaction, MempoolFull) as error:
-                # Honest peers relay what was valid a moment ago: only what can never be valid is the peer's fault.
-                _log.debug("transaction.refused", peer=peer.address.hex(), error=str(error))
-        if fresh:
-            self._network.broadcast(Transactions(tuple(fresh)), exclude=(peer.public_key,))
 
     # -- proposals and votes -----------------------------------------------------------------------------------------
 
@@ -276,7 +200,7 @@ class ChainService:
         self._proposals[proposal_bytes] = block
         if valid:
             await self._store_pending(proposal.block_id)
-        self._network.broadcast(message, exclude=(peer.public_key,))
+        self._gossip(message, source=peer.public_key)
         await self._feed(ProposalReceived(proposal, valid))
 
     def _is_valid(self, proposal: Proposal, encoded: bytes) -> bool:
@@ -318,14 +242,19 @@ class ChainService:
     def _schedule_flush(self) -> None:
         if not self._flush_scheduled and self._relay.pending:
             self._flush_scheduled = True
-            self._later(RELAY_DELAY_S, _Flush())
+            self._later(RELAY_DELAY_S, Flush())
 
     async def _flush(self) -> None:
         for peer, votes in self._relay.flush(self._full_peers()).items():
             await self._network.send(peer, Votes(votes))
 
+    def _gossip(self, message: Message, *, source: bytes | None = None) -> None:
+        """Send to every peer that follows the chain, but not back to where it came from."""
+        light = [peer.public_key for peer in self._network.peers() if not follows_chain(peer)]
+        self._network.broadcast(message, exclude=light if source is None else [*light, source])
+
     def _full_peers(self) -> list[bytes]:
-        return [peer.public_key for peer in self._network.peers() if _follows_chain(peer)]
+        return [peer.public_key for peer in self._network.peers() if follows_chain(peer)]
 
     def _later(self, seconds: float, message: ChainMessage) -> None:
         async def deliver() -> None:
@@ -350,6 +279,11 @@ class ChainService:
         transition = core.start_height(StartHeight(height, self._executor.validators, me, safety))
         self._core = transition.state
         await self._perform(transition.effects)
+        if safety is not None and me is not None:
+            # What was signed before a restart may never have left: it is sent again, and counted again.
+            for vote in self._signer.repeat_votes(height):
+                if self._core.height == height:
+                    await self._send_vote(vote)
 
     def _restore_pending(self, height: int) -> None:
         """Blocks checked at this height before a restart: a lock is only worth something with its block."""
@@ -390,24 +324,24 @@ class ChainService:
 
     def _schedule_build(self, height: int, round_: int) -> None:
         """Build after a pause: short when transactions wait, longer for an empty block."""
-        pause = self._pacing.block_interval_s if len(self._mempool) else self._pacing.empty_block_interval_s
+        pause = self._pacing.block_interval_s if len(self._transactions) else self._pacing.empty_block_interval_s
         elapsed = trio.current_time() - self._committed_at
-        self._later(max(0.0, min(pause, self._pacing.block_interval_s) - elapsed), _BuildDue(height, round_))
+        self._later(max(0.0, min(pause, self._pacing.block_interval_s) - elapsed), BuildDue(height, round_))
 
     async def _build(self, height: int, round_: int) -> None:
         if self._onion is None or self._core is None or (height, round_) != (self._core.height, self._core.round):
             return
         wait_s = self._pause_s()
-        if not len(self._mempool) and wait_s > 0 and round_ == 0:
-            self._later(min(wait_s, 0.1), _BuildDue(height, round_))
+        if not len(self._transactions) and wait_s > 0 and round_ == 0:
+            self._later(min(wait_s, 0.1), BuildDue(height, round_))
             return
-        block_id = self._signed_proposal(height, round_)
+        block_id = self._signer.proposed(height, round_)
         if block_id is None or self._executor.encoded(block_id) is None:
             record = self._view.state.validator(self._key.address)
             if record is None:
                 return
             block_id = self._executor.build(
-                self._mempool.pending(),
+                self._transactions.pending(),
                 proposer=self._key.address,
                 onion_preimage=self._onion.preimage(record.onion_tip),
                 now_ms=self._now_ms(),
@@ -415,44 +349,27 @@ class ChainService:
         await self._store_pending(block_id)
         await self._feed(ValueBuilt(height, round_, block_id))
 
-    def _signed_proposal(self, height: int, round_: int) -> bytes | None:
-        """What this node has already proposed in this round, before a restart."""
-        signed = self._store.guard.signed(height)
-        return next((entry.block_id for entry in signed if (entry.round, entry.step) == (round_, Step.PROPOSE)), None)
-
     async def _propose(self, offer: Propose) -> None:
         assert self._core is not None
         block = self._executor.encoded(offer.block_id)
         if block is None:
             _log.error("consensus.block_missing", height=offer.height, block_id=offer.block_id.hex())
             return
-        try:
-            self._store.guard.allow_and_record(
-                Step.PROPOSE, offer.height, offer.round, offer.block_id, self._core.safety()
-            )
-        except DoubleSignRefused as error:
-            _log.error("consensus.double_sign_refused", error=str(error))
+        proposal = self._signer.propose(offer, self._core.safety())
+        if proposal is None:
             return
-        unsigned = Proposal(offer.height, offer.round, offer.valid_round, offer.block_id, self._key.address, bytes(64))
-        signature = self._key.sign(PROPOSAL_TAG, unsigned.sign_bytes(self._chain_id))
-        proposal = msgspec.structs.replace(unsigned, signature=signature)
         encoded = encode(proposal)
         self._proposals[encoded] = block
-        light = [peer.public_key for peer in self._network.peers() if not _follows_chain(peer)]
-        self._network.broadcast(BlockProposal(encoded, block), exclude=light)
+        self._gossip(BlockProposal(encoded, block))
         await self._feed(ProposalReceived(proposal, valid=True))
 
     async def _cast(self, ballot: CastVote) -> None:
         assert self._core is not None
-        kind = VoteKind(ballot.kind)
-        try:
-            self._store.guard.allow_and_record(kind, ballot.height, ballot.round, ballot.block_id, self._core.safety())
-        except DoubleSignRefused as error:
-            _log.error("consensus.double_sign_refused", error=str(error))
-            return
-        payload = vote_sign_bytes(self._chain_id, kind, ballot.height, ballot.round, ballot.block_id)
-        signature = self._key.sign(VOTE_TAG, payload)
-        vote = Vote(kind, ballot.height, ballot.round, ballot.block_id, self._key.address, signature)
+        vote = self._signer.vote(ballot, self._core.safety())
+        if vote is not None:
+            await self._send_vote(vote)
+
+    async def _send_vote(self, vote: Vote) -> None:
         self._relay.note(encode(vote), holder=None, author=None)
         await self._flush()
         await self._feed(VoteReceived(vote))
@@ -470,7 +387,7 @@ class ChainService:
 
     async def _after_commit(self, block: Block) -> None:
         self._committed_at = trio.current_time()
-        self._mempool.settle(block.transactions, self._executor.admit)
+        self._transactions.settle(block.transactions)
         self._network.broadcast(Status(block.header.height))
         if not self._behind():
             self._note_caught_up()
@@ -479,7 +396,7 @@ class ChainService:
     # -- catching up -------------------------------------------------------------------------------------------------
 
     def _behind(self) -> bool:
-        return any(height > self._executor.height for height in self._peer_heights.values())
+        return self._sync.is_behind(self._executor.height)
 
     def _note_caught_up(self) -> None:
         if not self._view.caught_up:
@@ -490,12 +407,9 @@ class ChainService:
     async def _tick(self) -> None:
         """Ask for blocks when peers are ahead and we make no progress; repeat our votes when nobody does."""
         self._stalled_ticks += 1
-        if self._syncing is not None and self._syncing[1] + STALL_TICKS * 4 < self._stalled_ticks:
-            _log.info("sync.slow_peer", peer=self._syncing[0].hex()[:16])
-            self._peer_heights.pop(self._syncing[0], None)
-            self._syncing = None
+        self._sync.tick()
         if self._stalled_ticks >= 2 and self._behind():
-            await self._ask_blocks()
+            await self._sync.ask(self._executor.height)
         elif self._stalled_ticks >= 2:
             self._note_caught_up()
         if self._stalled_ticks % STALL_TICKS == 0:
@@ -504,7 +418,7 @@ class ChainService:
 
     async def _share_height(self, peer: PeerInfo) -> None:
         """Send what we know of the height being decided: its newest proposals and all votes."""
-        if not _follows_chain(peer):
+        if not follows_chain(peer):
             return
         for proposal, block in list(self._proposals.items())[-2:]:
             await self._network.send(peer.public_key, BlockProposal(proposal, block))
@@ -512,52 +426,26 @@ class ChainService:
         for start in range(0, len(votes), 256):
             await self._network.send(peer.public_key, Votes(votes[start : start + 256]))
 
-    async def _ask_blocks(self) -> None:
-        if self._syncing is not None:
-            return
-        ahead = {peer: height for peer, height in self._peer_heights.items() if height > self._executor.height}
-        if not ahead:
-            return
-        peer = max(ahead, key=lambda key: (ahead[key], key))
-        self._request += 1
-        self._syncing = (peer, self._stalled_ticks)
-        await self._network.send(peer, BlocksRequest(self._request, self._executor.height + 1, SYNC_BLOCKS_MAX))
-
     async def _take_blocks(self, peer: PeerInfo, reply: Blocks) -> None:
-        if self._syncing is None or self._syncing[0] != peer.public_key or reply.request != self._request:
+        if not self._sync.accept(peer.public_key, reply):
             return
-        self._syncing = None
-        if not reply.blocks:
-            self._peer_heights.pop(peer.public_key, None)
-            return
-        for block_bytes, certificate in reply.blocks:
-            if decode(block_bytes, Block, bytes_max=BLOCK_BYTES_MAX).header.height != self._executor.height + 1:
-                continue  # decided here by votes while the reply was on its way
-            block = self._executor.apply_synced(block_bytes, certificate)
-            self._mempool.settle(block.transactions, self._executor.admit)
+        before = self._executor.height
+        try:
+            for encoded, certificate in reply.blocks:
+                if decode(encoded, Block, bytes_max=BLOCK_BYTES_MAX).header.height <= self._executor.height:
+                    continue  # decided here by votes while the reply was on its way
+                block = self._executor.apply_synced(encoded, certificate)
+                self._transactions.settle(block.transactions)
+        finally:
+            if self._executor.height > before:
+                await self._after_sync(peer)
+
+    async def _after_sync(self, peer: PeerInfo) -> None:
         self._committed_at = trio.current_time()
         _log.info("chain.synced", height=self._executor.height, peer=peer.address.hex())
         self._network.broadcast(Status(self._executor.height))
         await self._start_height()
         if self._behind():
-            await self._ask_blocks()
+            await self._sync.ask(self._executor.height)
         else:
             self._note_caught_up()
-
-    async def _serve_blocks(self, peer: PeerInfo, request: BlocksRequest) -> None:
-        blocks: list[tuple[bytes, bytes]] = []
-        size = 0
-        for height in range(request.from_height, request.from_height + request.count):
-            stored = self._store.block(height) if height >= 1 else None
-            if stored is None:
-                break
-            size += len(stored.block) + len(stored.certificate)
-            if blocks and size > BODY_BYTES_MAX // 2:
-                break
-            blocks.append((stored.block, stored.certificate))
-        await self._network.send(peer.public_key, Blocks(request.request, tuple(blocks)))
-
-
-def _follows_chain(peer: PeerInfo) -> bool:
-    """Whether a peer takes part in consensus gossip; a light client only asks."""
-    return any(role != "inference" for role in peer.roles)

@@ -16,6 +16,7 @@ five axes:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def duplicate_share(text: str, accepted: Collection[frozenset[str]]) -> float:
 def axis_scores(text: str, measured: Measurement, accepted: Collection[frozenset[str]]) -> AxisScores:
     """Scores in basis points: novelty, reproducibility, alignment, truthfulness, objectivity."""
     words = words_of(text)
-    coherence = _ramp(measured.conditional_curvature / max(measured.tokens, 1) ** 0.5, -0.9, -0.2)
+    coherence = _ramp(measured.conditional_curvature / math.sqrt(max(measured.tokens, 1)), -0.9, -0.2)
     peakedness = _ramp(measured.perturbation_curvature, 0.0, 0.5)
     variety = _ramp(len(set(words)) / len(words) if words else 0.0, 0.15, 0.45)
     letters = sum(map(len, words)) / max(1, len(re.sub(r"\s", "", text)))
@@ -97,12 +98,11 @@ def verdict(scores: Collection[AxisScores]) -> bool:
 
 
 def _ramp(value: float, low: float, high: float) -> float:
-    share: float = (value - low) / (high - low)
-    return min(1.0, max(0.0, share))
+    return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
 def _loud_share(text: str, words: list[str]) -> float:
     if not words:
         return 1.0
-    shouted = sum(len(word) > 3 and word.isupper() for word in _WORD.findall(text))
+    shouted: int = sum(len(word) > 3 and word.isupper() for word in _WORD.findall(text))
     return (text.count("!") + shouted + sum(word in _SUBJECTIVE for word in words)) / len(words)

@@ -19,8 +19,9 @@ from deepshard.ledger.genesis import genesis_state
 from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis
 from deepshard.net.types import NetworkEvent, Received
-from deepshard.services.chain import ChainService, Pacing
+from deepshard.services.chain import ChainService
 from deepshard.services.light import LightClient, LightServer
+from deepshard.services.pacing import Pacing
 from deepshard.services.view import ChainView
 from deepshard.services.wallet import Wallet
 from deepshard.testing.memory_network import MemoryNetwork, MemoryPort
