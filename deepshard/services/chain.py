@@ -80,7 +80,6 @@ class ChainService:
         now_ms: Callable[[], int],
     ) -> None:
         self._genesis = genesis
-        self._chain_id = genesis.chain_id
         self._store = store
         self._view = view
         self._network = network
@@ -195,7 +194,7 @@ class ChainService:
         proposal = decode(proposal_bytes, Proposal, bytes_max=MESSAGE_BYTES_MAX)
         if proposal.height != self._executor.height + 1:
             return
-        verify_proposal(self._chain_id, self._executor.validators, proposal)
+        verify_proposal(self._genesis.chain_id, self._executor.validators, proposal)
         valid = self._is_valid(proposal, block)
         self._proposals[proposal_bytes] = block
         if valid:
@@ -234,7 +233,7 @@ class ChainService:
         vote = decode(encoded, Vote, bytes_max=MESSAGE_BYTES_MAX)
         if vote.height != self._executor.height + 1:
             return
-        verify_vote(self._chain_id, self._executor.validators, vote)
+        verify_vote(self._genesis.chain_id, self._executor.validators, vote)
         author = self._executor.validators.by_address[vote.validator].public_key
         self._relay.note(encoded, holder=peer.public_key, author=author)
         await self._feed(VoteReceived(vote))
