@@ -24,6 +24,7 @@ from deepshard.compute.jobs import (
 )
 from deepshard.compute.worker import lease
 from deepshard.errors import LocalError
+from deepshard.testing.virtual_time import pass_time
 
 PROSE = "The people of the valley have always lived with the river, and they know when the water will come."
 GARBAGE = "zq vv 8837 click BUY now xx kkkk 0000 ;;; winner winner qqq zzz 9981 @@ ## ~~ vv8 kq"
@@ -169,9 +170,9 @@ async def test_an_idle_worker_is_ended(
     await nursery.start(client.run)
     with pytest.raises(ComputeJobFailed):
         await client.submit(score(ModelRef(manifest=bytes(32), store="."), PROSE))
-    await trio.sleep(4.9)
+    await pass_time(4.9)
     assert pid_of(client) is not None
-    await trio.sleep(0.2)
+    await pass_time(0.2)
     assert pid_of(client) is None
     nursery.cancel_scope.cancel()
 

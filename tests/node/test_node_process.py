@@ -199,7 +199,13 @@ def test_what_a_person_may_ask_wrongly_of_a_running_node(tmp_path: Path) -> None
     with Home(tmp_path).running() as node:
         node.wait_for("node.ready")
         node.wait_for("block.committed", height=1)
-        good = {"text": "A sentence.", "title": "t", "language": "en", "licence": "CC0-1.0", "stake": 10 * TOKEN}
+        good: dict[str, object] = {
+            "text": "A sentence.",
+            "title": "t",
+            "language": "en",
+            "licence": "CC0-1.0",
+            "stake": 10 * TOKEN,
+        }
         with node.api() as api:
             for change, expected in [
                 ({"stake": 501 * TOKEN}, "above the balance"),

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from deepshard.consensus.types import Block, Proposal, Vote
+from deepshard.consensus.types import Block, Proposal, Vote, VoteKind
 from deepshard.encoding import decode, encode
 from deepshard.errors import RemoteError, UsageError
 from deepshard.identity import SecretKey
@@ -255,8 +255,13 @@ async def test_forged_votes_and_swapped_blocks_cost_the_sender_and_stop_nobody(
         key = nodes[0].port.info.public_key
         height = nodes[0].view.height + 1
         vote = Vote(
-            kind=1, height=height, round=0, block_id=bytes(32), validator=VALIDATORS[1].address, signature=bytes(64)
-        )  # type: ignore[arg-type]
+            kind=VoteKind.PREVOTE,
+            height=height,
+            round=0,
+            block_id=bytes(32),
+            validator=VALIDATORS[1].address,
+            signature=bytes(64),
+        )
         await mallory.send(key, Votes((encode(vote),)))
         await mallory.send(key, Votes((b"\xc1garbage",)))
         proposal = Proposal(height, 0, -1, bytes(32), VALIDATORS[1].address, bytes(64))

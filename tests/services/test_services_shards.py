@@ -20,6 +20,7 @@ from deepshard.primitives import content_digest
 from deepshard.services.shards import FetchIncomplete, ShardExchange
 from deepshard.shards.errors import CorruptChunk
 from deepshard.testing.memory_network import MemoryNetwork, MemoryPort, Tamper
+from deepshard.testing.virtual_time import pass_time
 from deepshard.wire.messages import BlobReply, BlobRequest, BlobStatus, HaveReply, HaveRequest, Message
 
 BLOBS = [bytes([number]) * 3000 + b"blob" for number in range(20)]
@@ -197,10 +198,10 @@ async def test_a_peer_that_comes_later_and_a_blob_that_appears_later_are_found(
         cluster.network.connect("buyer", "early")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(buyer.exchange.fetch, dict.fromkeys(DIGESTS[:8]))
-            await trio.sleep(3.0)
+            await pass_time(3.0)
             assert buyer.store.digests() == sorted(DIGESTS[:3])
             cluster.network.connect("buyer", "late")
-            await trio.sleep(0.5)
+            await pass_time(0.5)
             assert buyer.store.digests() == sorted(DIGESTS[:6])
             early.store.put(BLOBS[6])
             late.store.put(BLOBS[7])
@@ -226,7 +227,7 @@ async def test_an_unlicensed_buyer_is_told_so_and_gets_nothing(tmp_path: Path, a
         assert buyer.store.digests() == [DIGESTS[0]]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(buyer.exchange.fetch, WANTED)
-            await trio.sleep(3.0)
+            await pass_time(3.0)
             assert buyer.store.digests() == [DIGESTS[0]]
             licensed.add(buyer.key)
         assert len(buyer.store.digests()) == 20
@@ -276,7 +277,7 @@ async def test_a_blob_that_nobody_can_mend_is_given_up(
     async with _running(tmp_path) as cluster:
         node = cluster.node("node", repair_attempts=2, repair_timeout_s=5.0, repair_pause_s=1.0)
         node.exchange.repair(DIGESTS[0])
-        await trio.sleep(20.0)
+        await pass_time(20.0)
         assert [entry["event"] for entry in logs if entry["event"].startswith("chunk")] == [
             "chunk.repair_failed",
             "chunk.repair_failed",
@@ -360,7 +361,7 @@ async def test_unasked_answers_change_nothing(tmp_path: Path, autojump_clock: Mo
         cluster.network.connect("buyer", "seed")
         await seed.port.send(buyer.key, BlobReply(77, DIGESTS[0], BlobStatus.FOUND), BLOBS[0])
         await seed.port.send(buyer.key, HaveReply(78, b"\xff"))
-        await trio.sleep(1.0)
+        await pass_time(1.0)
         assert buyer.store.digests() == []
         assert buyer.port.penalties == []
 
@@ -382,7 +383,7 @@ async def test_only_the_peer_that_was_asked_can_answer(tmp_path: Path, autojump_
         cluster.network.connect("buyer", "thief")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_expect_incomplete, buyer, DIGESTS[0])
-            await trio.sleep(1.0)
+            await pass_time(1.0)
             for number in range(1, 10):
                 await thief.send(buyer.key, BlobReply(number, DIGESTS[9], BlobStatus.FOUND), BLOBS[9])
         assert {name for name, _ in buyer.port.penalties} <= {"thief"}
@@ -396,10 +397,10 @@ async def test_a_peer_that_comes_back_is_asked_at_once(tmp_path: Path, autojump_
         cluster.network.connect("buyer", "seed")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(buyer.exchange.fetch, {DIGESTS[0]: None})
-            await trio.sleep(0.5)
+            await pass_time(0.5)
             cluster.network.vanish("seed")
             cluster.network.tamper = None
-            await trio.sleep(0.5)
+            await pass_time(0.5)
             cluster.network.connect("buyer", "seed")
         assert trio.current_time() == 1.0
         assert buyer.store.digests() == [DIGESTS[0]]
@@ -416,7 +417,7 @@ async def test_a_silent_peer_gets_busy_beyond_its_share_and_others_are_served(
         cluster.network.connect("seed", "buyer")
         for number in range(30):
             await greedy.send(seed.key, BlobRequest(number, DIGESTS[0]))
-        await trio.sleep(1.0)
+        await pass_time(1.0)
         assert (await buyer.exchange.fetch({DIGESTS[0]: None}, timeout_s=5.0)).verified == 1
         statuses = []
         with trio.move_on_after(5.0):
