@@ -207,7 +207,7 @@ def test_what_a_person_may_ask_wrongly_of_a_running_node(tmp_path: Path) -> None
             "stake": 10 * TOKEN,
         }
         with node.api() as api:
-            for change, expected in [
+            mistakes: list[tuple[dict[str, object], str]] = [
                 ({"stake": 501 * TOKEN}, "above the balance"),
                 ({"text": ""}, "empty"),
                 ({"text": " \n\n "}, "empty"),
@@ -215,7 +215,8 @@ def test_what_a_person_may_ask_wrongly_of_a_running_node(tmp_path: Path) -> None
                 ({"stake": 1}, ""),
                 ({"stake": -5}, ""),
                 ({"surprise": 1}, ""),
-            ]:
+            ]
+            for change, expected in mistakes:
                 answer = api.post("/v1/propose", json=good | change)
                 assert answer.status_code == 400, (change, answer.text)
                 assert expected in answer.json()["error"]["message"], (change, answer.text)
