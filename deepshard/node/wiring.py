@@ -36,6 +36,8 @@ from deepshard.services.wallet import Wallet
 from deepshard.services.weights import WeightsRegistry
 from deepshard.wire import messages as wire
 
+WORKER_IDLE_S = 300.0
+"""An idle worker holds no model but its libraries, some 300 MiB; starting one costs 5 s of a core."""
 _EXCHANGE_KINDS: tuple[type[wire.Message], ...] = (
     wire.HaveRequest,
     wire.HaveReply,
@@ -99,6 +101,7 @@ class Node:
         self._compute = ComputeClient(
             threads=settings.threads or os.cpu_count() or 1,
             leases=settings.leases,
+            idle_s=WORKER_IDLE_S,
             log_path=home / "compute.log",
         )
         self.registry = WeightsRegistry(lambda: self.exchange, lambda: None if self._view is None else self._view.state)
