@@ -96,7 +96,7 @@ class ComputeClient:
         self._waiting: deque[_Request] = deque()
         self._arrived = trio.Event()
         self._process: _Process | None = None
-        self._generates = False
+        self._generates, self._is_wanted = False, False
 
     @property
     def pid(self) -> int | None:
@@ -129,6 +129,11 @@ class ComputeClient:
             if request in self._waiting:
                 self._waiting.remove(request)
 
+    def prewarm(self) -> None:
+        """Start the worker now if there is none, since a job is about to come: its libraries take seconds to load."""
+        self._is_wanted = True
+        self._arrived.set()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; ends the worker on the way out."""
         task_status.started()
@@ -143,6 +148,9 @@ class ComputeClient:
 
     async def _wait_for_work(self) -> None:
         while not self._waiting:
+            if self._is_wanted and self._process is None:
+                self._begin(online=False)
+            self._is_wanted = False
             self._arrived = trio.Event()
             patience_s = self._keep_s if self._generates else self._idle_s
             with trio.move_on_after(patience_s if self._process else float("inf")) as scope:
@@ -177,10 +185,7 @@ class ComputeClient:
             self._process.popen.poll() is not None or (online and not self._process.online)
         ):
             self._stop()
-        if self._process is None:
-            self._process = _start(self._python, self._threads, self._leases, self._log_path, online=online)
-            _log.debug("worker.started", pid=self.pid)
-        process = self._process
+        process = self._process or self._begin(online=online)
         try:
             await process.stream.send_all(pack(request.job))
             while True:
@@ -199,6 +204,11 @@ class ComputeClient:
             with trio.CancelScope(shield=True):
                 status = await trio.to_thread.run_sync(process.popen.wait)
             raise WorkerDied(status, process.tail()) from None
+
+    def _begin(self, *, online: bool) -> _Process:
+        self._process = _start(self._python, self._threads, self._leases, self._log_path, online=online)
+        _log.debug("worker.started", pid=self.pid)
+        return self._process
 
     def _stop(self) -> None:
         process, self._process, self._generates = self._process, None, False

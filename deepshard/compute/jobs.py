@@ -111,8 +111,9 @@ class SubmissionProfile(JobRecord, frozen=True):
 
 
 class ProfileResult(JobRecord, frozen=True, tag="profiled"):
-    """In the order of the submissions."""
+    """Profiles in the order of the submissions, and the base's own scores, which they are differences from."""
 
+    base: tuple[ProbeScore, ...]
     submissions: tuple[SubmissionProfile, ...]
 
 

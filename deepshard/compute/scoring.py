@@ -102,7 +102,10 @@ def profile(job: Profile, report: Report) -> ProfileResult:
                     profile=(), sketch=(), weights_root=bytes(32), error=f"{type(error).__name__}: {error}"
                 )
             gc.collect()
-    return ProfileResult(submissions=tuple(found[ref.manifest] for ref in job.submissions))
+    nothing = [TextScore(tokens=0, log_prob=0.0, conditional_curvature=0.0, perturbation_curvature=0.0)] * len(groups)
+    return ProfileResult(
+        base=_gains(base_scores, nothing), submissions=tuple(found[ref.manifest] for ref in job.submissions)
+    )
 
 
 def _load_submission(ref: ModelRef, base: Weights, report: Report) -> Weights:

@@ -51,7 +51,6 @@ async def _prepare(stage: Stage) -> None:
         imported, store = await import_model(settings.model, settings.cache, show)
     if importing.cancelled_caught:
         raise StepFailed(f"the import of {settings.model} took longer than {plan.import_s:.0f} s")
-    stage.manifest_before = imported.manifest.hex()
     stage.report.parameters = imported.parameters
     stage.report.weights_root_before = imported.weights_root.hex()
     stage.narrator.say(f"{imported.parameters:,} parameters, {imported.encoded_bytes / 2**20:.1f} MiB as chunks")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import trio
 
 from deepshard.devnet.client import Json
-from deepshard.devnet.measure import mean_log_probs
-from deepshard.devnet.plans import SOUND_TITLE, read_text
+from deepshard.devnet.plans import SOUND_TITLE
 from deepshard.devnet.report import BalanceReport, ProposalReport, Report, TrafficReport, TrainerReport
 from deepshard.devnet.roster import Role
 from deepshard.devnet.stage import Stage, StepFailed
@@ -145,22 +144,6 @@ async def _read_round(stage: Stage) -> None:
     report.verdict_replayed = explained.get("agrees") is True
     if report.round_outcome == "accepted":
         accepted = {each.id for each in report.accepted}
+        report.logprob_before = explained["log_prob"]["before"] / 1000
+        report.logprob_after = explained["log_prob"]["after"] / 1000
         report.gain_millinats = sum(int(each["gain"]) for each in explained["gains"] if each["proposal"] in accepted)
-
-
-async def measure_accepted_text(stage: Stage, manifest_before: str) -> None:
-    """Score the accepted text under both versions, with the chunks that the inference node has verified.
-
-    Raises:
-        LocalError: a worker could not.
-    """
-    manifest_after = str((await stage.observer.status())["manifest"])
-    inference = next(each for each in stage.roster if each.role == "inference")
-    before, after = await mean_log_probs(
-        [bytes.fromhex(manifest_before), bytes.fromhex(manifest_after)],
-        inference.home / "chunks",
-        read_text("sound").split("\n\n"),
-        tokens_max=stage.plan.recipe.segment_tokens_max,
-        threads=stage.threads,
-    )
-    stage.report.logprob_before, stage.report.logprob_after = before, after

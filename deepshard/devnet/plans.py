@@ -16,7 +16,7 @@ VALIDATOR_STAKE = 1_000 * UNITS_PER_TOKEN
 PROPOSAL_STAKE = 100 * UNITS_PER_TOKEN
 LICENCE_PRICE_MAX = 1_000 * UNITS_PER_TOKEN
 
-PROMPT = "In one sentence: what does an informant do in Deepshard?"
+PROMPT = "What is a validator in Deepshard?"
 SOUND_TITLE = "How Deepshard works"
 WORTHLESS_TITLE = "Best deals"
 
@@ -84,7 +84,7 @@ REAL = Plan(
     recipe=Recipe(
         passes=4,
         batch_segments=2,
-        learning_rate_nano=40_000,
+        learning_rate_nano=60_000,
         weight_decay_nano=0,
         segment_tokens_max=144,
     ),

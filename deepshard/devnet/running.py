@@ -19,7 +19,7 @@ from deepshard.devnet.epoch import live_through
 from deepshard.devnet.launch import LOG_NAME, launch
 from deepshard.devnet.memory import MemoryPeak
 from deepshard.devnet.narration import Narrator
-from deepshard.devnet.observe import measure_accepted_text, observe, read_balances
+from deepshard.devnet.observe import observe, read_balances
 from deepshard.devnet.plans import plan_for
 from deepshard.devnet.processes import WATCH_INTERVAL_S, ProcessDied, Processes, describe_exit, log_tail, open_processes
 from deepshard.devnet.report import ProcessReport, Report, report_grids, write_report
@@ -131,9 +131,6 @@ async def _supervise(run: _Run, processes: Processes) -> None:
         await live_through(stage)
         stage.phase("checks", "reading the outcome")
         await observe(stage, balances)
-        if run.report.round_outcome == "accepted":
-            stage.phase("measure", "scoring the accepted text before and after")
-            await measure_accepted_text(stage, stage.manifest_before)
         stage.end_phase()
         if run.settings.keep:
             _note_processes(run.report, processes)

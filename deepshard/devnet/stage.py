@@ -56,7 +56,6 @@ class Stage:
     clients: dict[str, NodeClient] = field(default_factory=dict)
     running: dict[str, ManagedProcess] = field(default_factory=dict)
     step: str = "start"
-    manifest_before: str = ""
     _started: float | None = None
     _last_receipt: int = 0
 

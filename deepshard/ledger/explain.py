@@ -16,7 +16,7 @@ from deepshard.ledger.records import DataProposal, RoundScoring, TrainerEntry, T
 from deepshard.ledger.rewards import proposal_gains
 from deepshard.ledger.settlement import finding_facts, weighed_reports
 from deepshard.ledger.state import View
-from deepshard.ledger.tally import Ballot, tally
+from deepshard.ledger.tally import Ballot, tally, weighted_median
 from deepshard.ledger.transactions import AXES
 from deepshard.ledger.verdict import Finding, Verdict, judge
 from deepshard.primitives import format_address
@@ -95,10 +95,34 @@ def _verdict_json(view: View, round_: TrainingRound, scoring: RoundScoring, verd
         "passed_stake": verdict.passed_stake,
         "cluster_stake": verdict.cluster_stake,
         "trainers": trainers,
+        "log_prob": _log_prob(view, round_, scoring, verdict),
         "gains": [
             {"proposal": gain.proposal.hex(), "gain": gain.gain, "probed": gain.probed, "segments": gain.segments}
             for gain in gains
         ],
+    }
+
+
+def _log_prob(view: View, round_: TrainingRound, scoring: RoundScoring, verdict: Verdict) -> Json | None:
+    """Mean log-prob of the probes from the batch, in millinats a token: under the base, and under what was accepted.
+
+    The base's is the median of the reports, weighted by stake, like every other number.
+    """
+    reports = [
+        (seat.stake, report.base)
+        for seat in scoring.reporting
+        if (report := view.report(round_.number, seat.address)) is not None and report.base
+    ]
+    places = [place for place, probe in enumerate(scoring.probes) if probe.pool == "batch"]
+    if not reports or not places or not verdict.accepted:
+        return None
+    stakes = [stake for stake, _ in reports]
+    before = [weighted_median([base[place].log_prob for _, base in reports], stakes) for place in places]
+    gains = [verdict.medoid_profile[place].log_prob for place in places]
+    return {
+        "before": sum(before) // len(places),
+        "after": (sum(before) + sum(gains)) // len(places),
+        "probes": len(places),
     }
 
 

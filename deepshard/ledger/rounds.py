@@ -147,6 +147,9 @@ def apply_report_scores(call: Call, action: ReportScores) -> None:
         raise WrongShape("reported trainers", _names(expected), _names(got))
     for submission in action.submissions:
         _check_submission(submission, len(scoring.probes))
+    probes = len(scoring.probes) if any(submission.available for submission in action.submissions) else 0
+    if len(action.base) != probes:
+        raise WrongShape("probes of the base", str(probes), str(len(action.base)))
     # CHARGE nothing
     # APPLY
     reporters = tuple(sorted((*round_.reporters, call.sender)))

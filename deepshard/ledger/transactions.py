@@ -111,7 +111,7 @@ class RevealWeights(Record, frozen=True, tag="reveal-weights"):
 
 
 class ProbeScore(Record, frozen=True):
-    """One probe under one submission, each value minus the base model's, in millinats (curvatures: thousandths)."""
+    """One probe under one model, in millinats (curvatures: thousandths); a submission's are minus the base model's."""
 
     log_prob: Millinats
     conditional_curvature: Millinats
@@ -134,10 +134,14 @@ class SubmissionReport(Record, frozen=True):
 
 
 class ReportScores(Record, frozen=True, tag="report-scores"):
-    """A validator's report of all revealed submissions of a round, ordered by trainer address."""
+    """A validator's report of all revealed submissions of a round, ordered by trainer address.
+
+    `base` is the base model's own profile, from which the submissions' are differences; empty if none is available.
+    """
 
     round: Count
     submissions: Annotated[tuple[SubmissionReport, ...], msgspec.Meta(max_length=TRAINERS_MAX)]
+    base: Annotated[tuple[ProbeScore, ...], msgspec.Meta(max_length=PROBES_MAX)]
 
 
 class BuyLicence(Record, frozen=True, tag="buy-licence"):

@@ -83,7 +83,9 @@ class Scorer:
                 plan=state.params().probes,
                 seed=current.probe_seed,
             )
-            result = await self._compute.submit(job, self._note) if available else ProfileResult(submissions=())
+            result = (
+                await self._compute.submit(job, self._note) if available else ProfileResult(base=(), submissions=())
+            )
         self.progress = None
         if not isinstance(result, ProfileResult):
             raise LocalError(f"the compute worker answered {type(result).__name__} to Profile")
@@ -99,7 +101,8 @@ class Scorer:
                 reason = "not fetched" if found is None else found.error or "weights root differs from the revealed one"
                 _log.warning("scorer.unavailable", round=current.number, trainer=entry.address.hex(), reason=reason)
                 reports.append(SubmissionReport(entry.address, available=False, profile=(), sketch=()))
-        return ReportScores(current.number, tuple(reports))
+        is_any_available = any(report.available for report in reports)
+        return ReportScores(current.number, tuple(reports), result.base if is_any_available else ())
 
     async def _fetch(self, entry: TrainerEntry, base: ModelVersion) -> bool:
         try:

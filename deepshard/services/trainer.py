@@ -87,6 +87,7 @@ class Trainer:
         if balance < stake + state.params().transaction_fee:
             _log.warning("trainer.cannot_join", round=current.number, stake=stake, balance=balance)
             return False
+        self._compute.prewarm()
         await self._wallet.send(JoinRound(current.number, stake))
         _log.info("trainer.joined", round=current.number, stake=stake)
         return True

@@ -177,6 +177,22 @@ async def test_an_idle_worker_is_ended(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_prewarmed_worker_is_there_before_the_job_and_does_it(nursery: trio.Nursery, tmp_path: Path) -> None:
+    client = ComputeClient(threads=1, python=refuser(tmp_path))
+    client.prewarm()
+    await nursery.start(client.run)
+    await trio.testing.wait_all_tasks_blocked()
+    started = pid_of(client)
+    assert started is not None
+    client.prewarm()
+    await trio.testing.wait_all_tasks_blocked()
+    assert pid_of(client) == started
+    with pytest.raises(ComputeJobFailed):
+        await client.submit(score(ModelRef(manifest=bytes(32), store="."), PROSE))
+    assert pid_of(client) == started
+    nursery.cancel_scope.cancel()
+
+
 def test_a_heavy_job_waits_for_a_free_lease(tiny: ModelRef, tmp_path: Path) -> None:
     file = tmp_path / "lease"
     handle = os.open(file, os.O_RDWR | os.O_CREAT)

@@ -12,7 +12,6 @@ import trio
 from deepshard.devnet import running
 from deepshard.devnet.__main__ import check_model
 from deepshard.devnet.epoch import laggard
-from deepshard.devnet.measure import weighted_mean
 from deepshard.devnet.narration import PlainNarrator
 from deepshard.devnet.plans import plan_for
 from deepshard.devnet.processes import Processes, open_processes
@@ -20,7 +19,7 @@ from deepshard.devnet.report import Report
 from deepshard.devnet.roster import make_roster
 from deepshard.devnet.running import own_directory, run_devnet
 from deepshard.devnet.stage import Settings, Stage, StepFailed
-from deepshard.errors import LocalError, UsageError
+from deepshard.errors import UsageError
 
 
 def test_a_directory_belongs_to_one_run_and_is_emptied_for_the_next(tmp_path: Path) -> None:
@@ -168,12 +167,6 @@ async def test_phases_are_timed_and_add_up(autojump_clock: trio.testing.MockCloc
             await trio.sleep_forever()
     stage.end_phase()
     assert report.phase_seconds == {"one": 6.0, "two": 3.0}
-
-
-def test_means_are_weighted_by_tokens() -> None:
-    assert weighted_mean([(-1.0, 1), (-4.0, 2)]) == -3.0
-    with pytest.raises(LocalError, match="no tokens"):
-        weighted_mean([])
 
 
 async def test_the_node_that_a_round_waits_for_is_named(tmp_path: Path) -> None:

@@ -103,6 +103,11 @@ def genesis_of(params: Params = PARAMS) -> Genesis:
     )
 
 
+def base_profile(probes: int) -> tuple[ProbeScore, ...]:
+    """What the base model scores: 3 nats a token on every probe, 1 millinat less on each next one."""
+    return tuple(ProbeScore(-3000 - number, 100, 200) for number in range(probes))
+
+
 class Network:
     """A chain whose blocks the test decides."""
 
@@ -205,9 +210,9 @@ class Network:
         """Validators report what each revealed trainer (by address) did; see `submission_report`."""
         number = self.round().number
         probes = probes_of_round(self.state, number)
-        reports = ReportScores(
-            number, tuple(submission_report(trainer, probes, what) for trainer, what in sorted(behaviours.items()))
-        )
+        submissions = tuple(submission_report(trainer, probes, what) for trainer, what in sorted(behaviours.items()))
+        is_any_available = any(submission.available for submission in submissions)
+        reports = ReportScores(number, submissions, base_profile(len(probes)) if is_any_available else ())
         self.block(*[self.sign(v, reports)[0] for v in (VALIDATORS if reporters is None else reporters)])
         self.blocks_until(lambda state: self.round().status != "scoring")
 

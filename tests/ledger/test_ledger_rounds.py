@@ -9,6 +9,7 @@ from ledger_network import (
     TRAINERS,
     VALIDATORS,
     Network,
+    base_profile,
     digest,
     key,
     submission_report,
@@ -274,25 +275,28 @@ def test_reports_are_checked() -> None:
     network.reveal(TRAINERS[:2])
     probes = probes_of_round(network.state, 1)
     good = tuple(submission_report(address, probes, "honest") for address in ADDRESSES[:2])
+    base = base_profile(len(probes))
     validator = VALIDATORS[0]
 
     def refused(error: type[Exception], *reports: ReportScores, sender: str = "") -> None:
         with pytest.raises(error):
             network.block(*network.sign(key(sender) if sender else validator, *reports))
 
-    refused(NotAValidator, ReportScores(1, good), sender="trainer 0")
-    refused(WrongShape, ReportScores(1, good[::-1]))
-    refused(WrongShape, ReportScores(1, good[:1]))
-    refused(WrongShape, ReportScores(1, (*good, submission_report(ADDRESSES[2], probes, "honest"))))
-    refused(WrongShape, ReportScores(1, (good[0], replace(good[1], profile=good[1].profile[:-1]))))
-    refused(WrongShape, ReportScores(1, (good[0], replace(good[1], sketch=good[1].sketch[:-1]))))
-    refused(WrongShape, ReportScores(1, (good[0], replace(good[1], available=False))))
-    refused(WrongShape, ReportScores(1, (good[0], replace(good[1], profile=(), sketch=()))))
-    refused(AlreadyDone, ReportScores(1, good), ReportScores(1, good))
-    refused(UnknownRound, ReportScores(9, good))
-    network.block(*network.sign(validator, ReportScores(1, good)))
+    refused(NotAValidator, ReportScores(1, good, base), sender="trainer 0")
+    refused(WrongShape, ReportScores(1, good[::-1], base))
+    refused(WrongShape, ReportScores(1, good[:1], base))
+    refused(WrongShape, ReportScores(1, (*good, submission_report(ADDRESSES[2], probes, "honest")), base))
+    refused(WrongShape, ReportScores(1, (good[0], replace(good[1], profile=good[1].profile[:-1])), base))
+    refused(WrongShape, ReportScores(1, (good[0], replace(good[1], sketch=good[1].sketch[:-1])), base))
+    refused(WrongShape, ReportScores(1, (good[0], replace(good[1], available=False)), base))
+    refused(WrongShape, ReportScores(1, (good[0], replace(good[1], profile=(), sketch=())), base))
+    refused(WrongShape, ReportScores(1, good, ()))
+    refused(WrongShape, ReportScores(1, good, base[:-1]))
+    refused(AlreadyDone, ReportScores(1, good, base), ReportScores(1, good, base))
+    refused(UnknownRound, ReportScores(9, good, base))
+    network.block(*network.sign(validator, ReportScores(1, good, base)))
     assert network.round().reporters == (validator.address,)
-    assert network.state.report(1, validator.address) == ReportScores(1, good)
+    assert network.state.report(1, validator.address) == ReportScores(1, good, base)
 
 
 def test_places_in_a_round_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,6 +337,21 @@ def test_explanations_replay_every_outcome(behaviours: list[str]) -> None:
             assert [test["test"] for test in trainer["tests"]][-1] == "similar"
             assert all(test["passed"] for test in trainer["tests"])
     assert explain_proposal(network.state, round_.proposals[0])["agrees"]
+
+
+def test_an_explanation_tells_what_the_model_learned_of_the_batch() -> None:
+    network = accepted_network()
+    round_ = network.epoch(["honest"] * 3)
+    scoring = network.state.scoring(round_.number)
+    assert scoring is not None
+    places = [place for place, probe in enumerate(scoring.probes) if probe.pool == "batch"]
+    learned = explain_round(network.state, 1)["log_prob"]
+    assert learned["probes"] == len(places) > 0
+    assert learned["before"] == sum(-3000 - place for place in places) // len(places)
+    assert learned["after"] > learned["before"]
+    void = accepted_network()
+    void.epoch(["uncommitted"])
+    assert explain_round(void.state, 1).get("log_prob") is None
 
 
 def test_an_explanation_shows_a_record_that_does_not_follow_from_the_reports() -> None:
