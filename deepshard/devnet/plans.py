@@ -46,7 +46,7 @@ class Plan:
 
 TINY = Plan(
     recipe=Recipe(
-        passes=5,
+        passes=4,
         batch_segments=2,
         learning_rate_nano=1_000_000,
         weight_decay_nano=0,
@@ -54,11 +54,11 @@ TINY = Plan(
     ),
     probes=ProbePlan(
         batch=4,
-        heldout=4,
+        heldout=3,
         rejected=3,
-        general=4,
-        perturbations=2,
-        tokens_max=96,
+        general=3,
+        perturbations=1,
+        tokens_max=64,
         replaced_bp=1_500,
         span_tokens=2,
     ),

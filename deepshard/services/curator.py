@@ -55,6 +55,7 @@ class Curator:
 
     async def run(self) -> None:
         """Vote for as long as the node runs."""
+        self._compute.prewarm()
         await attend("curator", self._view, self._step)
 
     async def _step(self) -> bool:
