@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import structlog
 
 from deepshard.disk.chain import ChainStore
-from deepshard.limits import BODY_BYTES_MAX, SYNC_BLOCKS_MAX
+from deepshard.limits import BODY_BYTES_MAX, PEERS_REMEMBERED_MAX, SYNC_BLOCKS_MAX
 from deepshard.net.types import NetworkPort, PeerInfo
 from deepshard.wire.messages import Blocks, BlocksRequest
 
@@ -25,6 +27,7 @@ class BlockSync:
         self._network = network
         self._store = store
         self._heights: dict[bytes, int] = {}
+        self._disappointments: Counter[bytes] = Counter()
         self._request = 0
         self._asked: bytes | None = None
         self._waited_ticks = 0
@@ -50,14 +53,17 @@ class BlockSync:
         self._waited_ticks += 1
         if self._waited_ticks > PATIENCE_TICKS:
             _log.info("sync.slow_peer", peer=self._asked.hex())
-            self.forget(self._asked)
+            self._disappoint(self._asked)
 
     async def ask(self, height: int) -> None:
-        """Ask the peer that claims most for the blocks above `height`, unless a request is under way."""
+        """Ask for the blocks above `height`, unless a request is under way.
+
+        Whoever has disappointed least is asked, and of those the one that claims most: a liar gets one turn in many.
+        """
         ahead = {peer: claimed for peer, claimed in self._heights.items() if claimed > height}
         if self._asked is not None or not ahead:
             return
-        peer = max(ahead, key=lambda key: (ahead[key], key))
+        peer = min(ahead, key=lambda key: (self._disappointments[key], -ahead[key], key))
         self._request += 1
         self._asked, self._waited_ticks = peer, 0
         await self._network.send(peer, BlocksRequest(self._request, height + 1, SYNC_BLOCKS_MAX))
@@ -68,8 +74,14 @@ class BlockSync:
             return False
         self._asked = None
         if not reply.blocks:
-            self.forget(peer)
+            self._disappoint(peer)
         return bool(reply.blocks)
+
+    def _disappoint(self, peer: bytes) -> None:
+        if len(self._disappointments) > PEERS_REMEMBERED_MAX:
+            self._disappointments.clear()
+        self._disappointments[peer] += 1
+        self.forget(peer)
 
     async def serve(self, peer: bytes, request: BlocksRequest) -> None:
         """Answer with as many stored blocks as fit half a message body, at least one if there is one."""

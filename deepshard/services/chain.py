@@ -58,10 +58,10 @@ from deepshard.wire.messages import (
 )
 
 _log = structlog.get_logger(__name__)
-TICK_S = 0.5
-STALL_TICKS = 4
-RELAY_DELAY_S = 0.03
+TICK_S, STALL_TICKS, RELAY_DELAY_S = 0.5, 4, 0.03
 MESSAGE_BYTES_MAX = 512
+PROPOSALS_MAX = 64
+"""Proposals of one height that are looked at; a proposer that equivocates can't fill the memory."""
 
 
 class ChainService:
@@ -189,7 +189,7 @@ class ChainService:
     # -- proposals and votes -----------------------------------------------------------------------------------------
 
     async def _take_proposal(self, peer: PeerInfo, message: BlockProposal, proposal_bytes: bytes, block: bytes) -> None:
-        if proposal_bytes in self._proposals:
+        if proposal_bytes in self._proposals or len(self._proposals) >= PROPOSALS_MAX:
             return
         proposal = decode(proposal_bytes, Proposal, bytes_max=MESSAGE_BYTES_MAX)
         if proposal.height != self._executor.height + 1:
@@ -231,9 +231,10 @@ class ChainService:
             self._relay.note(encoded, holder=peer.public_key, author=None)
             return
         vote = decode(encoded, Vote, bytes_max=MESSAGE_BYTES_MAX)
-        if vote.height != self._executor.height + 1:
+        if vote.height != self._executor.height + 1 or not self._relay.admits(vote):
             return
         verify_vote(self._genesis.chain_id, self._executor.validators, vote)
+        self._relay.count(vote)
         author = self._executor.validators.by_address[vote.validator].public_key
         self._relay.note(encoded, holder=peer.public_key, author=author)
         await self._feed(VoteReceived(vote))
@@ -388,8 +389,7 @@ class ChainService:
         self._committed_at = trio.current_time()
         self._transactions.settle(block.transactions)
         self._network.broadcast(Status(block.header.height))
-        if not self._behind():
-            self._note_caught_up()
+        self._note_caught_up()  # what is decided by votes is the present, whatever some peer claims
         await self._start_height()
 
     # -- catching up -------------------------------------------------------------------------------------------------

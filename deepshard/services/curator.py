@@ -9,7 +9,7 @@ from deepshard.compute.jobs import ModelRef, ScoreTexts, TextScores
 from deepshard.disk.chunks import ChunkStore
 from deepshard.disk.journal import Journal
 from deepshard.encoding import decode, encode
-from deepshard.errors import LocalError, UsageError
+from deepshard.errors import LocalError, RemoteError, UsageError
 from deepshard.ledger.records import DataProposal
 from deepshard.ledger.state import State
 from deepshard.ledger.transactions import AxisScores, CommitVote, RevealVote, vote_commitment
@@ -25,6 +25,8 @@ from deepshard.services.weights import WeightsRegistry
 _log = structlog.get_logger(__name__)
 PERTURBATIONS = 1
 SURE_BP = 8_500
+POSTPONED_BLOCKS = 10
+TEXTS_TIMEOUT_S = 20.0
 
 
 class Curator:
@@ -52,6 +54,7 @@ class Curator:
         self._journal = journal
         self._salt_seed = salt_seed
         self._tokens_max = tokens_max
+        self._postponed: dict[bytes, int] = {}
 
     async def run(self) -> None:
         """Vote for as long as the node runs."""
@@ -65,13 +68,25 @@ class Curator:
                 continue
             committed = any(address == me for address, _ in proposal.commitments)
             if proposal.status == "committing" and not committed:
-                await self._commit(state, proposal)
-                return True
+                if self._postponed.get(proposal.id, 0) > self._view.height:
+                    continue
+                return await self._try_commit(state, proposal)
             if proposal.status == "revealing" and committed and me not in proposal.revealed:
                 await self._wallet.send(self._promised(proposal.id))
                 _log.info("curator.revealed", proposal=proposal.id.hex())
                 return True
         return False
+
+    async def _try_commit(self, state: State, proposal: DataProposal) -> bool:
+        """Vote; a proposal whose texts can't be had is put off, so that it doesn't hold up the others."""
+        try:
+            await self._commit(state, proposal)
+        except (RemoteError, LocalError) as error:
+            self._postponed[proposal.id] = self._view.height + POSTPONED_BLOCKS
+            _log.warning("curator.postponed", proposal=proposal.id.hex(), error=str(error))
+        else:
+            self._postponed.pop(proposal.id, None)
+        return True
 
     async def _commit(self, state: State, proposal: DataProposal) -> None:
         key = _journal_key(proposal.id)
@@ -162,7 +177,9 @@ class Curator:
         )
 
     async def _texts(self, proposal: DataProposal) -> tuple[str, ...]:
-        await self._exchange.fetch({segment.digest: segment.size for segment in proposal.segments}, timeout_s=60.0)
+        await self._exchange.fetch(
+            {segment.digest: segment.size for segment in proposal.segments}, timeout_s=TEXTS_TIMEOUT_S
+        )
         blobs = [self._store.get(segment.digest) for segment in proposal.segments]
         return tuple(blob.decode("utf-8", errors="replace") for blob in blobs)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from deepshard.consensus.types import Vote
+
 VOTES_KEPT_MAX = 4096
+VOTES_PER_STEP_MAX = 3
 
 
 @dataclass(slots=True)
@@ -17,11 +21,21 @@ class VoteRelay:
     """
 
     _holders: dict[bytes, set[bytes]] = field(default_factory=dict)
+    _cast: Counter[tuple[bytes, int, int]] = field(default_factory=Counter)
     _fresh: list[bytes] = field(default_factory=list)
 
     def is_known(self, vote: bytes) -> bool:
         """Whether this vote came before."""
         return vote in self._holders
+
+    def admits(self, vote: Vote) -> bool:
+        """Whether this validator may have another vote in this round and step: a few, since two prove equivocation."""
+        key = (vote.validator, vote.round, int(vote.kind))
+        return len(self._cast) < VOTES_KEPT_MAX and self._cast[key] < VOTES_PER_STEP_MAX
+
+    def count(self, vote: Vote) -> None:
+        """A vote with a good signature was taken."""
+        self._cast[vote.validator, vote.round, int(vote.kind)] += 1
 
     def note(self, vote: bytes, *, holder: bytes | None, author: bytes | None) -> None:
         """A vote came from `holder` (None: from ourselves), signed by the peer `author` if that is known."""
@@ -58,3 +72,4 @@ class VoteRelay:
         """Forget everything: a new height."""
         self._holders.clear()
         self._fresh.clear()
+        self._cast.clear()

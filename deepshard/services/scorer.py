@@ -73,7 +73,7 @@ class Scorer:
         async with self._registry.in_use():
             lineage = await self._registry.lineage(base.manifest, version=base.version)
             await self._registry.fetch_all(lineage)
-            available = [entry for entry in revealed if await self._fetch(entry, base)]
+            available = await self._fetch_all(revealed, base)
             probes = probes_of_round(state, current.number)
             await self._exchange.fetch({probe.digest: None for probe in probes}, timeout_s=60.0)
             job = Profile(
@@ -103,6 +103,19 @@ class Scorer:
                 reports.append(SubmissionReport(entry.address, available=False, profile=(), sketch=()))
         is_any_available = any(report.available for report in reports)
         return ReportScores(current.number, tuple(reports), result.base if is_any_available else ())
+
+    async def _fetch_all(self, revealed: list[TrainerEntry], base: ModelVersion) -> list[TrainerEntry]:
+        """Fetch submissions side by side, so that one that is withheld costs its own time only; those that came."""
+        fetched: set[bytes] = set()
+
+        async def fetch(entry: TrainerEntry) -> None:
+            if await self._fetch(entry, base):
+                fetched.add(entry.address)
+
+        async with trio.open_nursery() as nursery:
+            for entry in revealed:
+                nursery.start_soon(fetch, entry)
+        return [entry for entry in revealed if entry.address in fetched]
 
     async def _fetch(self, entry: TrainerEntry, base: ModelVersion) -> bool:
         try:

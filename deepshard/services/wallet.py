@@ -73,6 +73,9 @@ class Wallet:
         with trio.move_on_after(self._timeout_s):
             while await self._access.account_nonce(self._key.address) <= nonce:
                 await self._access.changed()
+                if await self._access.account_nonce(self._key.address) <= nonce:
+                    # Still wanted: one that was lost travels again, and one that became impossible is known now.
+                    await self._access.submit(data)
             _log.debug("wallet.included", action=name, nonce=nonce)
             return transaction_id(data)
         raise LocalError(f"{name} was not included in a block within {self._timeout_s:.0f} s: is the network deciding?")

@@ -65,13 +65,16 @@ def check_child(manifest: Manifest, parent: Manifest) -> None:
     """Check a manifest that was checked on its own against the one its deltas build on.
 
     Raises:
-        InconsistentBase: another parent, other tensors or slices, or a base that isn't the parent's decoded shard.
+        InconsistentBase: another parent, other tensors, files or slices, or a base that isn't the parent's shard.
     """
     expected = manifest_digest(parent)
     if manifest.parent != expected:
         raise InconsistentBase(f"manifest names parent {manifest.parent.hex()}, expected {expected.hex()}")
     if manifest.tensors != parent.tensors:
         raise InconsistentBase("manifest and parent have different tensors")
+    if manifest.files != parent.files:
+        # Scores are taken with the parent's configuration and tokenizer: another one would come in unjudged.
+        raise InconsistentBase("manifest and parent have different configuration or tokenizer files")
     if len(manifest.shards) != len(parent.shards):
         raise InconsistentBase(f"manifest has {len(manifest.shards)} shards, its parent {len(parent.shards)}")
     for number, (shard, old) in enumerate(zip(manifest.shards, parent.shards, strict=True)):

@@ -31,10 +31,20 @@ from deepshard.ledger.params import (
 from deepshard.ledger.records import Account
 from deepshard.ledger.transactions import Transfer
 from deepshard.limits import BLOCK_BYTES_MAX
+from deepshard.net.types import Received
 from deepshard.primitives import UNITS_PER_TOKEN, content_digest
 from deepshard.services.executor import SNAPSHOT_BLOCKS
 from deepshard.testing.chain_cluster import ChainCluster, FullNode, until
-from deepshard.wire.messages import BlockProposal, Blocks, Message, ProofReply, Votes
+from deepshard.wire.messages import (
+    BlockProposal,
+    Blocks,
+    BlocksRequest,
+    Message,
+    ProofReply,
+    Status,
+    Transactions,
+    Votes,
+)
 
 TOKEN = UNITS_PER_TOKEN
 VALIDATORS = [SecretKey(content_digest(f"validator {i}".encode())) for i in range(4)]
@@ -274,6 +284,49 @@ async def test_forged_votes_and_swapped_blocks_cost_the_sender_and_stop_nobody(
         assert all(RemoteError in lineage for _, lineage in penalised)
         assert "mallory" in nodes[0].port.banned
         assert same_state(nodes, height + 4)
+
+
+async def test_a_peer_that_claims_the_sky_delays_nobody(folder: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster(folder) as (running, nodes):
+        await running.reach(3, nodes)
+        liar = running.network.join("liar")
+        late = running.start("late", ALICE)
+        running.network.connect("liar", late.port.name)
+        await liar.send(late.port.info.public_key, Status(2**40))
+        running.connect(late, nodes[0])
+
+        async def insist(event: object) -> None:
+            if isinstance(event, Received) and isinstance(event.message, BlocksRequest):
+                await liar.send(event.peer.public_key, Blocks(event.message.request, ()))
+                await liar.send(event.peer.public_key, Status(2**40))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(liar.deliver, insist)
+            await running.reach(nodes[0].view.height + 3, [late])
+            await until(lambda: late.view.caught_up, late.view, within_s=30)
+            nursery.cancel_scope.cancel()
+        assert same_state([late, *nodes], 3)
+
+
+async def test_a_transaction_that_was_lost_travels_again(folder: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster(folder) as (running, nodes):
+        lost: list[bytes] = []
+
+        def lose_the_first(
+            sender: str, receiver: str, message: Message, attachment: bytes
+        ) -> tuple[Message, bytes] | None:
+            if isinstance(message, Transactions) and len(lost) < 2:
+                lost.extend(message.transactions)
+                return None
+            return message, attachment
+
+        running.network.tamper = lose_the_first
+        light = running.light("light", BOB)
+        running.connect(light, nodes[0])
+        running.connect(light, nodes[1])
+        await light.wallet.send(Transfer(ALICE.address, 3 * TOKEN))
+        assert len(lost) == 2
+        assert (await light.client.account(ALICE.address)).balance == 1003 * TOKEN
 
 
 async def test_a_follower_that_only_hears_one_node_keeps_up(

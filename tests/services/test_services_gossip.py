@@ -2,6 +2,7 @@
 
 import pytest
 
+from deepshard.consensus.types import Vote, VoteKind
 from deepshard.errors import InvalidTransaction
 from deepshard.identity import SecretKey
 from deepshard.ledger.transactions import Transfer, sign_transaction, transaction_id
@@ -68,6 +69,21 @@ def test_relay_skips_who_has_the_vote() -> None:
     assert not relay.pending
     relay.note(b"v1", holder=b"late", author=None)
     assert relay.flush([b"sender", b"author", b"other", b"late"]) == {}
+
+
+def test_one_validator_gets_a_few_votes_a_step_and_no_more() -> None:
+    relay = VoteRelay()
+    votes = [Vote(VoteKind.PREVOTE, 5, 0, bytes([n]) * 32, bytes(20), bytes(64)) for n in range(5)]
+    taken = []
+    for vote in votes:
+        if relay.admits(vote):
+            relay.count(vote)
+            taken.append(vote)
+    assert taken == votes[:3]
+    assert relay.admits(Vote(VoteKind.PRECOMMIT, 5, 0, bytes(32), bytes(20), bytes(64)))
+    assert relay.admits(Vote(VoteKind.PREVOTE, 5, 1, bytes(32), bytes(20), bytes(64)))
+    relay.clear()
+    assert relay.admits(votes[4])
 
 
 def test_own_votes_go_to_everyone_and_clear_forgets() -> None:

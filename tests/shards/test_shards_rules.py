@@ -217,6 +217,7 @@ def test_a_shard_can_be_proven_under_the_weights_root() -> None:
 CHILDREN: dict[str, tuple[Manifest, str]] = {
     "another parent": (_with(CHILD, parent=content_digest(b"")), "names parent"),
     "other tensors": (_with(CHILD, tensors=(TensorEntry("z", "bf16", (4, 8)), *TENSORS[1:])), "different tensors"),
+    "other files": (_with(CHILD, files=(FileEntry("config.json", 2, (content_digest(b"{}"),)),)), "tokenizer files"),
     "another number of shards": (_with(CHILD, shards=CHILD.shards[:1]), "1 shards, its parent 2"),
     "another cut": (_with_shard(0, CHILD, slices=(TensorSlice(0, 0, 2),)), "shard 0 is cut differently"),
     "a foreign base": (_with_shard(1, CHILD, base=content_digest(b"")), r"shard 1, a\[3:4\] and 2 more, builds on"),
