@@ -28,6 +28,8 @@ class BlockSync:
         self._store = store
         self._heights: dict[bytes, int] = {}
         self._disappointments: Counter[bytes] = Counter()
+        self._cooling: set[bytes] = set()
+        """Peers that disappointed since the last tick; a liar's next claim waits, or it could keep us asking."""
         self._request = 0
         self._asked: bytes | None = None
         self._waited_ticks = 0
@@ -46,8 +48,13 @@ class BlockSync:
         """Whether some peer claims to be above `height`."""
         return any(claimed > height for claimed in self._heights.values())
 
+    def is_level_with(self, peer: bytes, height: int) -> bool:
+        """Whether a peer that has just sent us blocks claims no more than we have now."""
+        return self._heights.get(peer, height) <= height
+
     def tick(self) -> None:
         """Time passes; a slow peer is given up."""
+        self._cooling.clear()
         if self._asked is None:
             return
         self._waited_ticks += 1
@@ -60,7 +67,9 @@ class BlockSync:
 
         Whoever has disappointed least is asked, and of those the one that claims most: a liar gets one turn in many.
         """
-        ahead = {peer: claimed for peer, claimed in self._heights.items() if claimed > height}
+        ahead = {
+            peer: claimed for peer, claimed in self._heights.items() if claimed > height and peer not in self._cooling
+        }
         if self._asked is not None or not ahead:
             return
         peer = min(ahead, key=lambda key: (self._disappointments[key], -ahead[key], key))
@@ -81,6 +90,7 @@ class BlockSync:
         if len(self._disappointments) > PEERS_REMEMBERED_MAX:
             self._disappointments.clear()
         self._disappointments[peer] += 1
+        self._cooling.add(peer)
         self.forget(peer)
 
     async def serve(self, peer: bytes, request: BlocksRequest) -> None:

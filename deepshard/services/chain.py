@@ -444,7 +444,7 @@ class ChainService:
         _log.info("chain.synced", height=self._executor.height, peer=peer.address.hex())
         self._network.broadcast(Status(self._executor.height))
         await self._start_height()
+        if self._sync.is_level_with(peer.public_key, self._executor.height):
+            self._note_caught_up()  # with a peer that proved its blocks; others may only boast
         if self._behind():
             await self._sync.ask(self._executor.height)
-        else:
-            self._note_caught_up()
