@@ -6,6 +6,7 @@ the next `State` when all of them have passed. Both are read through `View`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar, overload
 
@@ -39,16 +40,16 @@ _VALUE_BYTES_MAX: Final = 1 << 26
 T = TypeVar("T")
 
 
-class View:
+class View(ABC):
     """Typed reading of the state; reading a record that genesis writes never fails."""
 
+    @abstractmethod
     def read(self, key: bytes, kind: type[T]) -> T | None:
         """The record at `key`, or None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def items(self, prefix: bytes, kind: type[T]) -> Iterator[tuple[bytes, T]]:
         """Keys (without the prefix) and records under `prefix`, in the order of the keys."""
-        raise NotImplementedError
 
     def _always(self, key: bytes, kind: type[T]) -> T:
         record = self.read(key, kind)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from deepshard.identity import SecretKey
 from deepshard.ledger import BlockContext, BlockResult, OnionChain, execute_block, genesis_state
-from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator, Params, ProbePlan, Recipe, VerdictLimits
+from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator, Params
 from deepshard.ledger.probes import probes_of_round
 from deepshard.ledger.records import Probe, Receipt, TrainingRound
 from deepshard.ledger.state import State
@@ -31,43 +31,11 @@ from deepshard.ledger.transactions import (
 )
 from deepshard.limits import SKETCH_BUCKETS
 from deepshard.primitives import content_digest
+from deepshard.testing.builders import SMALL_PARAMS
 
 CHAIN_ID = "ledger-test"
 TOKEN = 10**9
-PARAMS = Params(
-    transaction_fee=TOKEN // 100,
-    proposal_stake_min=10 * TOKEN,
-    trainer_stake_min=100 * TOKEN,
-    validator_stake_min=500 * TOKEN,
-    committee_size=4,
-    tally_rule="dynamic-threshold",
-    threshold_base_bp=5500,
-    threshold_dispersion_bp=2500,
-    threshold_floor_bp=5000,
-    threshold_ceiling_bp=9000,
-    rejected_slash_bp=3000,
-    vote_commit_blocks=6,
-    vote_reveal_blocks=6,
-    freeze_blocks=2,
-    join_blocks=2,
-    commit_blocks=6,
-    reveal_blocks=6,
-    report_blocks=6,
-    unbonding_blocks=12,
-    epoch_blocks=5,
-    recipe=Recipe(2, 2, 20_000, 0, 96),
-    probes=ProbePlan(4, 2, 2, 2, 2, 64, 1500, 2),
-    verdict=VerdictLimits(50, 500, 5000, 80, 500),
-    mint_per_round=1000 * TOKEN,
-    informant_share_bp=4000,
-    informant_cap_bp=6000,
-    price_base=5 * TOKEN,
-    price_kappa_nano=100_000,
-    licence_epochs=3,
-    fee_holders_bp=6000,
-    fee_treasury_bp=2000,
-    replication=3,
-)
+PARAMS = SMALL_PARAMS
 
 
 def key(name: str) -> SecretKey:
