@@ -40,7 +40,7 @@ format: .venv/.installed ## let ruff format and fix
 
 bench-quick: .venv/.installed ## every bench in its shortest form
 	$(RUN) -m bench.detection --quick
-	$(RUN) -m bench.kernels --quick
+	$(RUN) -m bench.kernel_moments --quick
 
 clean: ## remove what the other targets made
 	rm -rf .venv .devnet .devnet-cache build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

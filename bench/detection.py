@@ -1,6 +1,6 @@
 """How far apart honest and dishonest submissions lie: profile and sketch distances, gains, seconds and memory.
 
-`python bench/detection.py --quick` measures the tiny model, `--model smollm2` the real one (some minutes).
+`python -m bench.detection --quick` measures the tiny model, `--model smollm2` the real one (some minutes).
 Jobs run in worker processes as in a node; the table is printed and written as JSON.
 """
 
