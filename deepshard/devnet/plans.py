@@ -16,7 +16,7 @@ VALIDATOR_STAKE = 1_000 * UNITS_PER_TOKEN
 PROPOSAL_STAKE = 100 * UNITS_PER_TOKEN
 LICENCE_PRICE_MAX = 1_000 * UNITS_PER_TOKEN
 
-PROMPT = "What is a validator in Deepshard?"
+PROMPT = "In Deepshard, what is an informant?"
 SOUND_TITLE = "How Deepshard works"
 WORTHLESS_TITLE = "Best deals"
 
@@ -82,9 +82,9 @@ TINY = Plan(
 
 REAL = Plan(
     recipe=Recipe(
-        passes=4,
+        passes=3,
         batch_segments=2,
-        learning_rate_nano=60_000,
+        learning_rate_nano=80_000,
         weight_decay_nano=0,
         segment_tokens_max=144,
     ),
