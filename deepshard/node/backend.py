@@ -19,7 +19,7 @@ from deepshard.ledger.market import licence_price
 from deepshard.ledger.params import Genesis
 from deepshard.ledger.records import Receipt
 from deepshard.ledger.transactions import AXES, AxisScores, ProposeData, SegmentRef, Transfer
-from deepshard.limits import TRANSACTION_BYTES_MAX
+from deepshard.limits import CHAT_TOKENS_MAX, TRANSACTION_BYTES_MAX
 from deepshard.net.network import Network
 from deepshard.node.presenting import (
     Json,
@@ -40,7 +40,7 @@ from deepshard.services.view import ChainView
 from deepshard.services.wallet import Wallet
 
 RECEIPTS_MAX = 1000
-CHAT_TOKENS_MAX = 2048
+
 _LIGHT = "this node is a light client: ask a full node for that"
 
 
