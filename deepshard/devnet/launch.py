@@ -62,7 +62,7 @@ async def _prepare(stage: Stage) -> None:
         stage.clients[participant.name] = NodeClient(participant.name, participant.home)
     genesis = make_genesis(
         stage.roster,
-        params_for(plan, kill_validator=settings.kill_validator),
+        params_for(plan),
         imported,
         chain_id=CHAIN_ID,
         time_ms=time.time_ns() // 1_000_000,

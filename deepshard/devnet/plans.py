@@ -34,7 +34,7 @@ class Plan:
     probes: ProbePlan
     verdict: VerdictLimits
     report_blocks: int
-    report_blocks_after_kill: int
+    grace_blocks: int
     threads: int
     slots: int
     micro_batches: tuple[int, ...]
@@ -70,7 +70,7 @@ TINY = Plan(
         update_distance_max_bp=100,
     ),
     report_blocks=400,
-    report_blocks_after_kill=30,
+    grace_blocks=20,
     threads=1,
     slots=2,
     micro_batches=(2, 1),
@@ -106,7 +106,7 @@ REAL = Plan(
         update_distance_max_bp=200,
     ),
     report_blocks=1_200,
-    report_blocks_after_kill=400,
+    grace_blocks=120,
     threads=1,
     slots=2,
     micro_batches=(2, 1),
@@ -122,12 +122,8 @@ def plan_for(model: str) -> Plan:
     return TINY if model == "tiny" else REAL
 
 
-def params_for(plan: Plan, *, kill_validator: bool) -> Params:
-    """Ledger parameters of the devnet.
-
-    Phases are generous, since each ends early when all have acted. The exception is a run that kills a validator: its
-    scoring phase can only end at the deadline, which is therefore nearer.
-    """
+def params_for(plan: Plan) -> Params:
+    """Ledger parameters of the devnet: phases are generous, since each ends early when all have acted."""
     return Params(
         transaction_fee=UNITS_PER_TOKEN // 100,
         proposal_stake_min=10 * UNITS_PER_TOKEN,
@@ -146,7 +142,8 @@ def params_for(plan: Plan, *, kill_validator: bool) -> Params:
         join_blocks=5,
         commit_blocks=3_000,
         reveal_blocks=200,
-        report_blocks=plan.report_blocks_after_kill if kill_validator else plan.report_blocks,
+        report_blocks=plan.report_blocks,
+        grace_blocks=plan.grace_blocks,
         unbonding_blocks=1_000,
         epoch_blocks=50,
         recipe=plan.recipe,

@@ -78,6 +78,8 @@ class Params(Record, frozen=True):
     commit_blocks: Count
     reveal_blocks: Count
     report_blocks: Count
+    grace_blocks: Count
+    """How long the others have, once validators with over two thirds of the stake have voted, opened or reported."""
     unbonding_blocks: Count
     epoch_blocks: Count
     """Validator-set changes take effect at heights divisible by this."""

@@ -171,7 +171,9 @@ def advance_proposals(draft: Draft, receipts: Receipts, height: int) -> None:
         assert proposal is not None
         if not proposal.committee:
             _seat_committee(draft, receipts, proposal)
-        elif proposal.status == "committing":
+            continue
+        proposal = _hurried(draft, proposal, height)
+        if proposal.status == "committing":
             if height >= proposal.deadline or len(proposal.commitments) == len(proposal.committee):
                 deadline = height + draft.params().vote_reveal_blocks
                 draft.put_proposal(replace(proposal, status="revealing", deadline=deadline))
@@ -179,6 +181,23 @@ def advance_proposals(draft: Draft, receipts: Receipts, height: int) -> None:
                 receipts.add("proposal-revealing", proposal.proposer, proposal.id, 0, "", **facts)
         elif height >= proposal.deadline or len(proposal.revealed) == len(proposal.commitments):
             _decide(draft, receipts, proposal, height)
+
+
+def _hurried(draft: Draft, proposal: DataProposal, height: int) -> DataProposal:
+    """Bring the deadline near once two thirds of the committee's stake has acted: one absent can't hold up the rest."""
+    acted = (
+        {address for address, _ in proposal.commitments} if proposal.status == "committing" else {*proposal.revealed}
+    )
+    committee = draft.committee(proposal.id)
+    assert committee is not None
+    near = height + draft.params().grace_blocks
+    stake = sum(seat.stake for seat in committee.seats)
+    done = sum(seat.stake for seat in committee.seats if seat.address in acted)
+    if done * 3 <= stake * 2 or proposal.deadline <= near:
+        return proposal
+    hurried = replace(proposal, deadline=near)
+    draft.put_proposal(hurried)
+    return hurried
 
 
 def _seat_committee(draft: Draft, receipts: Receipts, proposal: DataProposal) -> None:

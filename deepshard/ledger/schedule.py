@@ -5,7 +5,7 @@
 | `joining` | a batch is frozen | at its deadline, or with the last place taken |
 | `training` | with the data order's seed | at its deadline, or when all have committed |
 | `revealing` | with the probes' seed | at its deadline, or when all who committed have revealed |
-| `scoring` | | at its deadline, or when all validators have reported |
+| `scoring` | | at its deadline, when all validators have reported, or `grace_blocks` after two thirds have |
 | `closed`, `void` | with the verdict | |
 
 One phase ends per block at most. Seeds are the beacon of the block that ends the phase before.
@@ -45,8 +45,23 @@ def advance_rounds(draft: Draft, receipts: Receipts, height: int) -> None:
     round_ = draft.current_round()
     if round_ is None or round_.status not in RUNNING:
         _open_if_due(draft, receipts, height)
-    elif height >= round_.deadline or _all_acted(draft, round_):
+        return
+    if round_.status == "scoring":
+        round_ = _hurried(draft, round_, height)
+    if height >= round_.deadline or _all_acted(draft, round_):
         _end_phase(draft, receipts, round_, height)
+
+
+def _hurried(draft: Draft, round_: TrainingRound, height: int) -> TrainingRound:
+    """Bring the deadline near once two thirds of the stake have reported: one that is down can't hold up the rest."""
+    active = draft.active().validators
+    reported = sum(entry.stake for entry in active if entry.address in round_.reporters)
+    near = height + draft.params().grace_blocks
+    if reported * 3 <= sum(entry.stake for entry in active) * 2 or round_.deadline <= near:
+        return round_
+    hurried = replace(round_, deadline=near)
+    draft.put_round(hurried)
+    return hurried
 
 
 def _all_acted(view: View, round_: TrainingRound) -> bool:

@@ -24,6 +24,7 @@ SMALL_PARAMS = Params(
     commit_blocks=6,
     reveal_blocks=6,
     report_blocks=6,
+    grace_blocks=6,
     unbonding_blocks=12,
     epoch_blocks=5,
     recipe=Recipe(2, 2, 20_000, 0, 96),

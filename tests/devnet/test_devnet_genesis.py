@@ -78,7 +78,7 @@ def test_the_genesis_file_reads_back_and_holds_the_promised_amounts(
     tmp_path: Path, roster: tuple[Participant, ...]
 ) -> None:
     imported = small_model(tmp_path / "store")
-    params = params_for(TINY, kill_validator=False)
+    params = params_for(TINY)
     genesis = make_genesis(roster, params, imported, chain_id=CHAIN_ID, time_ms=5)
     write_genesis(genesis, tmp_path / "genesis.json")
     assert load_genesis((tmp_path / "genesis.json").read_text()) == genesis
@@ -97,7 +97,7 @@ def test_every_chunk_lies_on_three_validators_and_nobody_else_has_any(
 ) -> None:
     store = tmp_path / "store"
     imported = small_model(store)
-    genesis = make_genesis(roster, params_for(TINY, kill_validator=False), imported, chain_id=CHAIN_ID, time_ms=5)
+    genesis = make_genesis(roster, params_for(TINY), imported, chain_id=CHAIN_ID, time_ms=5)
     held = distribute(genesis, store, roster)
     shared = {imported.manifest, content_digest(CONFIG)}
     shared |= {content_digest(text.encode()) for texts in probe_texts().values() for text in texts}
@@ -118,7 +118,7 @@ def test_every_chunk_lies_on_three_validators_and_nobody_else_has_any(
 def test_a_store_that_lacks_a_chunk_is_named(tmp_path: Path, roster: tuple[Participant, ...]) -> None:
     store = tmp_path / "store"
     imported = small_model(store)
-    genesis = make_genesis(roster, params_for(TINY, kill_validator=False), imported, chain_id=CHAIN_ID, time_ms=5)
+    genesis = make_genesis(roster, params_for(TINY), imported, chain_id=CHAIN_ID, time_ms=5)
     lost = content_digest(CONFIG)
     chunk_path(store, lost).unlink()
     with pytest.raises(LocalError, match=lost.hex()):

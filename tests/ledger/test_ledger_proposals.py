@@ -99,6 +99,26 @@ def test_phases_end_early_when_all_have_acted_or_at_the_deadline() -> None:
     assert network.status(proposal) == "accepted"
 
 
+@pytest.mark.parametrize("voters", [3, 2])
+def test_an_absent_member_costs_the_grace_and_a_minority_waits_for_the_deadline(voters: int) -> None:
+    network = Network(vote_commit_blocks=40, vote_reveal_blocks=40, grace_blocks=3)
+    proposal = network.propose("a")
+    opened = network.state.chain().height
+    ballots = [(v, network.ballot(proposal, accept=True)) for v in VALIDATORS[:voters]]
+    network.block(*[network.sign(v, CommitVote(proposal, vote_commitment(b, v.address)))[0] for v, b in ballots])
+    network.blocks_until(lambda state: network.status(proposal) == "revealing")
+    waited = network.state.chain().height - opened
+    assert waited == (4 if voters == 3 else 40)
+    if voters == 3:
+        # Two of the three open their votes: not more than two thirds of the committee, so the deadline stands.
+        network.block(*[network.sign(v, b)[0] for v, b in ballots[:2]])
+        record = network.state.proposal(proposal)
+        assert record is not None
+        assert record.deadline == opened + waited + 40
+        network.block(*[network.sign(v, b)[0] for v, b in ballots[2:]])
+        assert network.status(proposal) == "accepted"
+
+
 def test_the_committee_is_drawn_from_the_beacon_of_the_proposals_block() -> None:
     network = Network(committee_size=2)
     proposal = network.propose("a")

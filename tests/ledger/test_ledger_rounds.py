@@ -339,6 +339,18 @@ def test_explanations_replay_every_outcome(behaviours: list[str]) -> None:
     assert explain_proposal(network.state, round_.proposals[0])["agrees"]
 
 
+@pytest.mark.parametrize(("reporters", "blocks"), [(4, 1), (3, 4), (2, 40)])
+def test_scoring_ends_with_all_reports_or_a_grace_after_most(reporters: int, blocks: int) -> None:
+    network = accepted_network(report_blocks=40, grace_blocks=3)
+    network.join(TRAINERS[:3])
+    network.commit(TRAINERS[:3])
+    network.reveal(TRAINERS[:3])
+    began = network.state.chain().height
+    network.report({trainer.address: "honest" for trainer in TRAINERS[:3]}, VALIDATORS[:reporters])
+    assert network.state.chain().height - began == blocks
+    assert network.round().status == ("closed" if reporters >= 3 else "void")
+
+
 def test_an_explanation_tells_what_the_model_learned_of_the_batch() -> None:
     network = accepted_network()
     round_ = network.epoch(["honest"] * 3)

@@ -39,7 +39,7 @@ def genesis(chain_id: str = "solo") -> Genesis:
     return Genesis(
         chain_id=chain_id,
         time_ms=1_700_000_000_000,
-        params=params_for(plan_for("tiny"), kill_validator=False),
+        params=params_for(plan_for("tiny")),
         validators=(GenesisValidator(KEY.public, 1000 * TOKEN, onion.tip),),
         accounts=(GenesisAccount(KEY.address, 500 * TOKEN),),
         manifest=content_digest(b"manifest"),
