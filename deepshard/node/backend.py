@@ -30,7 +30,7 @@ from deepshard.node.presenting import (
     round_json,
 )
 from deepshard.node.settings import Settings
-from deepshard.primitives import ADDRESS_PREFIX, address_of, format_address, parse_address
+from deepshard.primitives import ADDRESS_PREFIX, address_of, format_address, format_amount, parse_address
 from deepshard.services.curator import Curator
 from deepshard.services.inference import Inference
 from deepshard.services.keeper import Keeper
@@ -236,7 +236,8 @@ class NodeBackend:
         balance = view.state.account(self._wallet.address).balance
         if stake > balance:
             raise UsageError(
-                f"the stake of {stake} units is above the balance of {balance}: lower it, or get tokens first"
+                f"the stake of {format_amount(stake)} tokens is above the balance of {format_amount(balance)}: "
+                "lower it, or get tokens first"
             )
         blobs = [segment.encode() for segment in segments]
         digests = [await trio.to_thread.run_sync(self._chunks.put, blob) for blob in blobs]

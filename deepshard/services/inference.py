@@ -23,6 +23,7 @@ from deepshard.ledger.market import licence_price
 from deepshard.ledger.params import Params
 from deepshard.ledger.records import Licence, ModelVersion
 from deepshard.ledger.transactions import BuyLicence
+from deepshard.primitives import format_amount
 from deepshard.services.wallet import Wallet
 from deepshard.services.weights import WeightsRegistry
 
@@ -111,7 +112,10 @@ class Inference:
         model = await self._reader.current_model()
         price = licence_price(self._params, model.value)
         if price_max is not None and price > price_max:
-            raise UsageError(f"the licence costs {price} units, more than the {price_max} you allow: raise the maximum")
+            raise UsageError(
+                f"the licence costs {format_amount(price)} tokens, more than the {format_amount(price_max)} you allow: "
+                "raise the maximum"
+            )
         await self._wallet.send(BuyLicence(model.version, price if price_max is None else price_max))
         licence = await self._reader.licence(self._wallet.address)
         while licence is None or licence.last_version < model.version:
