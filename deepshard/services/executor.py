@@ -13,7 +13,7 @@ from deepshard.consensus.types import Block, CommitCertificate, Header, Validato
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.disk.chain import ChainStore, NewReceipt, StoredBlock
 from deepshard.encoding import decode, encode
-from deepshard.errors import InvalidBlock, LocalError
+from deepshard.errors import DiskCorruption, InvalidBlock, LocalError, RemoteError
 from deepshard.ledger.execution import (
     BlockContext,
     BlockResult,
@@ -22,6 +22,7 @@ from deepshard.ledger.execution import (
     receipts_root,
     select_transactions,
 )
+from deepshard.ledger.genesis import genesis_state
 from deepshard.ledger.params import Genesis
 from deepshard.ledger.state import State
 from deepshard.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, CERTIFICATE_BYTES_MAX, VALIDATOR_SET_BYTES_MAX
@@ -53,11 +54,16 @@ class ChainExecutor:
         self._view = view
         self._executed: dict[bytes, _Executed] = {}
         self._verified: set[bytes] = set()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Stand at genesis."""
         self.header: Header | None = None
         self.certificate: CommitCertificate | None = None
-        self.state: State = view.state
+        self.state: State = genesis_state(self._genesis)
         self.validators = validators_of(self.state)
-        self.tip = genesis_tip(genesis.hash(), genesis.time_ms, self.validators)
+        self.tip = genesis_tip(self._genesis.hash(), self._genesis.time_ms, self.validators)
+        self._executed.clear()
 
     @property
     def height(self) -> int:
@@ -72,6 +78,7 @@ class ChainExecutor:
         Raises:
             DiskCorruption: a stored block or snapshot fails its checksum or doesn't lead to its own roots.
         """
+        self._begin()
         tip = self._store.height()
         snapshot = self._store.snapshot()
         height = 0
@@ -82,15 +89,20 @@ class ChainExecutor:
                 raise LocalError(f"the chain store has a snapshot at {height}, but no block")
             header = decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX).header
             self.validators = decode(stored.validators, ValidatorSet, bytes_max=VALIDATOR_SET_BYTES_MAX)
-            self._advance(
-                header, decode(stored.certificate, CommitCertificate, bytes_max=CERTIFICATE_BYTES_MAX), State.load(data)
-            )
+            state = State.load(data)
+            if state.root != header.state_root:
+                raise DiskCorruption(f"the state snapshot of height {height} doesn't have its header's root")
+            certificate = decode(stored.certificate, CommitCertificate, bytes_max=CERTIFICATE_BYTES_MAX)
+            self._advance(header, certificate, state)
         for next_height in range(height + 1, tip + 1):
             stored = self._store.block(next_height)
             if stored is None:
                 raise LocalError(f"the chain store has blocks up to {tip}, but not {next_height}")
             block = decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX)
-            result = self.check(block)
+            try:
+                result = self.check(block)
+            except RemoteError as error:
+                raise DiskCorruption(f"the stored block {next_height} doesn't follow its parent: {error}") from error
             certificate = decode(stored.certificate, CommitCertificate, bytes_max=CERTIFICATE_BYTES_MAX)
             self._advance(block.header, certificate, result.state)
         self._publish()

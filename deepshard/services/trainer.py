@@ -22,6 +22,7 @@ from deepshard.services.wallet import Wallet
 from deepshard.services.weights import WeightsRegistry
 
 _log = structlog.get_logger(__name__)
+SERVED = frozenset({"revealing", "scoring"})
 
 
 class Trainer:
@@ -79,6 +80,10 @@ class Trainer:
             return True
         if current.status == "revealing" and entry.commitment != ZERO_DIGEST and entry.manifest == ZERO_DIGEST:
             return await self._reveal(number, entry)
+        if entry.manifest != ZERO_DIGEST and current.status in SERVED and not self._registry.knows(entry.manifest):
+            # After a restart: what isn't known to be a submission isn't served, and would count as unavailable.
+            await self._registry.lineage(entry.manifest, version=None)
+            return True
         return False
 
     async def _join(self, state: State, current: TrainingRound) -> bool:

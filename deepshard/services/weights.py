@@ -86,6 +86,10 @@ class WeightsRegistry:
         finally:
             self._users -= 1
 
+    def knows(self, digest: bytes) -> bool:
+        """Whether a manifest's chunks are known here, so that they can be served."""
+        return digest in self._known
+
     def weight_chunks(self) -> AbstractSet[bytes]:
         """Every weight chunk of every manifest known here."""
         return self._versions_of_chunk.keys() | self._submission_chunks

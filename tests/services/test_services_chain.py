@@ -174,6 +174,17 @@ async def test_all_stop_and_go_on_from_disk(folder: Path, autojump_clock: trio.t
         assert same_state(again, max(heights.values()) + 5)
 
 
+async def test_restoring_again_leads_to_the_same_tip(folder: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster(folder) as (running, nodes):
+        await running.reach(5, nodes)
+        executor = nodes[0].chain._executor
+        before = (executor.height, executor.tip, executor.state.root, executor.certificate)
+        executor.restore()
+        assert (executor.height, executor.tip, executor.state.root, executor.certificate) == before
+        await running.reach(8, nodes)
+        assert same_state(nodes, 8)
+
+
 async def test_a_light_client_follows_and_reads_proven_records(
     folder: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
