@@ -108,7 +108,7 @@ class Node:
         self.exchange = ShardExchange(network=self.network, store=self.chunks, may_fetch=self.registry.may_fetch)
         if roles == ("inference",):
             self._light = LightClient(genesis=genesis, network=self.network, journal=self._journal, now_ms=now_ms)
-            self._wallet = Wallet(key, genesis.chain_id, self._light)
+            self._wallet = Wallet(key, genesis.chain_id, self._light, journal=self._journal)
         else:
             self._store = ChainStore(home / "chain.sqlite", genesis_hash=genesis.hash())
             self._view = ChainView(genesis_state(genesis), None)
@@ -122,7 +122,7 @@ class Node:
                 pacing=_pacing(settings),
                 now_ms=now_ms,
             )
-            self._wallet = Wallet(key, genesis.chain_id, self._chain)
+            self._wallet = Wallet(key, genesis.chain_id, self._chain, journal=self._journal)
         self._curator: Curator | None = None
         self._keeper: Keeper | None = None
         self._inference: Inference | None = None

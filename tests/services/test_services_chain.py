@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from deepshard.consensus.types import Block, Proposal, Vote, VoteKind
+from deepshard.disk.journal import Journal
 from deepshard.encoding import decode, encode
 from deepshard.errors import RemoteError, UsageError
 from deepshard.identity import SecretKey
@@ -25,11 +26,12 @@ from deepshard.ledger.params import (
     GenesisValidator,
 )
 from deepshard.ledger.records import Account
-from deepshard.ledger.transactions import Transfer
+from deepshard.ledger.transactions import Transfer, sign_transaction
 from deepshard.limits import BLOCK_BYTES_MAX
 from deepshard.net.types import Received
 from deepshard.primitives import UNITS_PER_TOKEN, content_digest
 from deepshard.services.executor import SNAPSHOT_BLOCKS
+from deepshard.services.wallet import IN_FLIGHT, Wallet
 from deepshard.testing.builders import SMALL_PARAMS as PARAMS
 from deepshard.testing.chain_cluster import ChainCluster, FullNode, until
 from deepshard.wire.messages import (
@@ -301,6 +303,32 @@ async def test_a_transaction_that_was_lost_travels_again(folder: Path, autojump_
         await light.wallet.send(Transfer(ALICE.address, 3 * TOKEN))
         assert len(lost) == 2
         assert (await light.client.account(ALICE.address)).balance == 1003 * TOKEN
+
+
+async def test_what_was_in_flight_is_settled_before_anything_else(
+    folder: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with cluster(folder) as (running, nodes):
+        await running.reach(2, nodes)
+        journal = Journal(folder / "wallet.sqlite")
+        journal.put(IN_FLIGHT, sign_transaction(ALICE, GENESIS.chain_id, 0, Transfer(BOB.address, 5 * TOKEN)))
+        wallet = Wallet(ALICE, GENESIS.chain_id, nodes[0].chain, journal=journal)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wallet.run)
+            await wallet.send(Transfer(BOB.address, 1 * TOKEN))
+            nursery.cancel_scope.cancel()
+        state = nodes[0].view.state
+        assert state.account(BOB.address).balance == 1006 * TOKEN
+        assert state.account(ALICE.address).nonce == 2
+        assert journal.get(IN_FLIGHT) == b""
+        # One that was included before the restart is not sent again.
+        journal.put(IN_FLIGHT, sign_transaction(ALICE, GENESIS.chain_id, 0, Transfer(BOB.address, 5 * TOKEN)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Wallet(ALICE, GENESIS.chain_id, nodes[0].chain, journal=journal).run)
+            await running.reach(nodes[0].view.height + 3, nodes)
+            nursery.cancel_scope.cancel()
+        assert nodes[0].view.state.account(BOB.address).balance == 1006 * TOKEN
+        journal.close()
 
 
 async def test_a_follower_that_only_hears_one_node_keeps_up(
