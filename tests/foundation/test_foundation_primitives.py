@@ -1,7 +1,7 @@
 """Identifiers and amounts as people type them."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deepshard.errors import UsageError
@@ -25,6 +25,8 @@ def test_addresses_round_trip(address: bytes) -> None:
     assert parse_address(text) == address
 
 
+@example(bytes(20), 41, "j")
+@example(bytes(20), 41, "p")
 @given(addresses, st.integers(3, 41), st.sampled_from("abcdefghijklmnopqrstuvwxyz234567"))
 def test_a_mistyped_letter_is_noticed(address: bytes, place: int, letter: str) -> None:
     text = format_address(address)
