@@ -81,6 +81,11 @@ class BlobStore:
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
                 raise
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the rename itself: a trainer commits to what lies here
+            finally:
+                os.close(folder)
         except OSError as error:
             raise LocalError(f"cannot write to the store {self.root}: {error.strerror}") from error
         return digest

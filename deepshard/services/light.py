@@ -195,6 +195,7 @@ class LightClient:
             await self._ask_headers()
 
     async def _handle(self, event: Received | PeerUp | PeerDown | None) -> None:
+        """Take one event; consensus gossip, which reaches a light client only by mistake, is not looked at."""
         match event:
             case PeerUp(peer=peer):
                 self._peer_heights.setdefault(peer.public_key, 0)
@@ -208,8 +209,6 @@ class LightClient:
                     self._take_headers(reply)
             case Received(peer=peer, message=ProofReply() as reply):
                 await self._take_proof(peer, reply)
-            case _:
-                pass  # consensus gossip reaches a light client only by mistake and concerns it as little
 
     async def _ask_headers(self) -> None:
         now = trio.current_time()
