@@ -40,6 +40,66 @@ DIAL_BACKOFF_MAX_S: Final = 8.0
 LEARNED_DIAL_FAILURES_MAX: Final = 5
 LINK_CLOSE_TIMEOUT_S: Final = 1.0
 
+# gossip mesh
+GOSSIP_DEGREE: Final = 8
+"""Peers in the mesh of a topic that we aim at; with at most `GOSSIP_DEGREE_HIGH` peers all are in it."""
+GOSSIP_DEGREE_LOW: Final = 6
+GOSSIP_DEGREE_HIGH: Final = 12
+GOSSIP_DEGREE_OUTBOUND: Final = 2
+"""Members of a mesh that we dialled: nobody fills it by dialling us. They may exceed the high bound by this number."""
+GOSSIP_DEGREE_BEST: Final = 4
+"""Members with the best scores that stay when a mesh is cut."""
+GOSSIP_LAZY_PEERS: Final = 6
+"""Peers told at a heartbeat what is new."""
+GOSSIP_SUBNET_MESH_MAX: Final = 3
+"""Members of a mesh from one IPv4 /24 or IPv6 /64; loopback and private addresses aren't counted by default."""
+GOSSIP_HEARTBEAT_S: Final = 1.0
+GOSSIP_CACHE_WINDOWS: Final = 6
+"""Heartbeats for which an accepted unit can be asked for."""
+GOSSIP_ADVERTISED_WINDOWS: Final = 3
+"""Heartbeats for which it is advertised."""
+GOSSIP_CACHE_UNITS_MAX: Final = 8192
+GOSSIP_CACHE_BYTES_MAX: Final = 32 * MIB
+"""Of each topic."""
+GOSSIP_SEEN_S: Final = 120.0
+"""A unit is remembered as seen for half of this time at least, and for all of it at most."""
+GOSSIP_REJECTED_MAX: Final = 4096
+GOSSIP_BACKOFF_S: Final = 60
+"""Pause that we ask for with PRUNE."""
+GOSSIP_BACKOFF_S_MAX: Final = 3600
+GOSSIP_BACKOFFS_MAX: Final = 4096
+GOSSIP_IDS_MAX: Final = 512
+"""Ids in one control message."""
+GOSSIP_CONTROLS_PER_HEARTBEAT_MAX: Final = 64
+"""Control messages of one peer that are looked at between two heartbeats."""
+GOSSIP_IHAVES_PER_HEARTBEAT_MAX: Final = 10
+"""IHAVEs of one peer that are looked at between two heartbeats."""
+GOSSIP_IHAVE_IDS_PER_HEARTBEAT_MAX: Final = 2048
+"""Ids that we advertise to one peer, and ids that we ask of one peer, between two heartbeats."""
+GOSSIP_IWANT_IDS_PER_HEARTBEAT_MAX: Final = 4096
+"""Ids asked by one peer that are looked up between two heartbeats."""
+GOSSIP_IWANT_SERVED_MAX: Final = 3
+"""Times that one unit is sent to one peer on request."""
+GOSSIP_IWANT_BYTES_PER_HEARTBEAT_MAX: Final = 8 * MIB
+"""Sent to one peer on request between two heartbeats."""
+GOSSIP_ASK_AGAIN_S: Final = 1.0
+"""A unit that was asked for and hasn't come may be asked of another peer after this time."""
+GOSSIP_PROMISE_S: Final = 3.0
+"""A unit that was asked for and hasn't come from anybody after this time is a broken promise."""
+GOSSIP_PROMISES_MAX: Final = 4096
+"""Units asked for at a time, of all peers."""
+GOSSIP_ASKED_PEERS_MAX: Final = 3
+"""Peers asked for one unit."""
+GOSSIP_IDONTWANT_BYTES_MIN: Final = 16 * KIB
+"""Units of this size or more are announced by IDONTWANT."""
+GOSSIP_IDONTWANT_IDS_MAX: Final = 1024
+"""Ids that one peer doesn't want and that are remembered."""
+GOSSIP_FLOOD_BYTES_MAX: Final = 64 * KIB
+"""Own units up to this size go to every peer at once, larger ones to the mesh."""
+GOSSIP_FIRST_DELIVERIES_MAX: Final = 100.0
+GOSSIP_FAULTS_MAX: Final = 1000.0
+"""Where counters of a score stop."""
+
 # consensus and ledger
 TRANSACTION_BYTES_MAX: Final = 128 * KIB
 BLOCK_BYTES_MAX: Final = 2 * MIB

@@ -11,12 +11,24 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from deepshard.encoding import Record
-from deepshard.limits import BLOCK_BYTES_MAX, PEERS_MAX, SYNC_BLOCKS_MAX, TRANSACTION_BYTES_MAX, WANT_DIGESTS_MAX
+from deepshard.limits import (
+    BLOCK_BYTES_MAX,
+    GOSSIP_BACKOFF_S_MAX,
+    GOSSIP_IDS_MAX,
+    PEERS_MAX,
+    SYNC_BLOCKS_MAX,
+    TRANSACTION_BYTES_MAX,
+    WANT_DIGESTS_MAX,
+)
 from deepshard.primitives import Digest, Height
 
 RequestId = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 VoteBytes = Annotated[bytes, msgspec.Meta(max_length=512)]
 HostPort = Annotated[str, msgspec.Meta(max_length=280)]
+TopicNumber = Annotated[int, msgspec.Meta(ge=0, le=255)]
+GossipIds = Annotated[
+    tuple[Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)], ...], msgspec.Meta(max_length=GOSSIP_IDS_MAX)
+]
 
 
 class Priority(IntEnum):
@@ -68,6 +80,43 @@ class Status(Message, frozen=True):
     KIND = 5
     PRIORITY = Priority.CONSENSUS
     height: Height
+
+
+class Graft(Message, frozen=True):
+    """The sender counts the receiver among its mesh of this topic from now on, and asks for the same."""
+
+    KIND = 6
+    topic: TopicNumber
+
+
+class Prune(Message, frozen=True):
+    """The sender's mesh of this topic is without the receiver from now on; neither side grafts for `backoff_s`."""
+
+    KIND = 7
+    topic: TopicNumber
+    backoff_s: Annotated[int, msgspec.Meta(ge=0, le=GOSSIP_BACKOFF_S_MAX)]
+
+
+class IHave(Message, frozen=True):
+    """Units of this topic that the sender has taken in lately and would send on request."""
+
+    KIND = 8
+    topic: TopicNumber
+    ids: GossipIds
+
+
+class IWant(Message, frozen=True):
+    """Ask for units by id."""
+
+    KIND = 9
+    ids: GossipIds
+
+
+class IDontWant(Message, frozen=True):
+    """The sender has these units already: they need not be sent to it."""
+
+    KIND = 10
+    ids: GossipIds
 
 
 class Transactions(Message, frozen=True):
@@ -199,6 +248,11 @@ CATALOGUE: dict[int, type[Message]] = {
         Goodbye,
         Peers,
         Status,
+        Graft,
+        Prune,
+        IHave,
+        IWant,
+        IDontWant,
         Transactions,
         BlockProposal,
         Votes,
