@@ -10,7 +10,7 @@ from deepshard.encoding import Record, encode
 from deepshard.primitives import Address, Amount, BasisPoints, Count, Digest, Height, Millinats, PublicKey, tagged_hash
 
 TallyRule = Literal["dynamic-threshold", "quadratic", "surprisingly-popular"]
-ChainId = Annotated[str, msgspec.Meta(min_length=1, max_length=50, pattern="^[a-z0-9][a-z0-9-]*$")]
+ChainId = Annotated[str, msgspec.Meta(min_length=1, max_length=50, pattern=r"^[a-z0-9][a-z0-9-]*\Z")]
 
 
 class Recipe(Record, frozen=True):

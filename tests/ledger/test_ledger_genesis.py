@@ -99,3 +99,10 @@ def test_contradictions_are_refused(genesis: Genesis, message: str) -> None:
 def test_inconsistent_parameters_are_refused(params: Params, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         genesis_state(replace(GENESIS, params=params))
+
+
+@pytest.mark.parametrize("chain_id", ["devnet\n", "-devnet", "Devnet", "dev net", "", "d" * 51])
+def test_a_chain_id_is_one_line_of_letters_digits_and_hyphens(chain_id: str) -> None:
+    # In a regular expression of Python `$` also stands before a newline at the end.
+    with pytest.raises(UsageError, match="can't be read"):
+        load_genesis(dump_genesis(replace(genesis_of(PARAMS), chain_id=chain_id)))
