@@ -50,7 +50,8 @@ def rows(chapter: str, *header: str) -> Iterator[dict[str, str]]:
             found = found or columns == header
         elif columns == header and set(line) - set("|- :"):
             yield dict(zip(columns, cells, strict=True))
-    assert found, f"{chapter} has no table with the columns {header}"
+    if not found:
+        raise LookupError(f"{chapter} has no table with the columns {header}")
 
 
 def number(text: str) -> int:
