@@ -66,6 +66,7 @@ export class IncomingFrame {
     this.arrivedBytes = 0;
     this.body = null;
     this.parts = [];
+    this.attachment = Buffer.alloc(0);
   }
 
   get isComplete() {

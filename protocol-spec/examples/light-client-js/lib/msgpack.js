@@ -1,5 +1,6 @@
 // Canonical MessagePack (chapter 2): one byte form per value. A reader refuses every other form where it meets it.
 //
+// Clauses: the forms are 2.1/1 to 2.1/4, records 2.2, bounds 2.3, whole inputs 2.4.
 // A *type* has `encode(value)` and `read(reader)`. Integers that fit a JavaScript number are numbers; a field whose
 // bound lies above 2^53 always gives a BigInt, so that a program never mixes the two by accident.
 
@@ -183,6 +184,19 @@ export const bool = {
   },
 };
 
+/** One of these texts, or one of these integers (2.2/6). */
+export function enumeration(...values) {
+  const of = typeof values[0] === 'number' ? int(Math.min(...values), Math.max(...values)) : text();
+  return {
+    encode: of.encode,
+    read(reader) {
+      const value = of.read(reader);
+      if (!values.includes(value)) throw malformed(`${value} is not one of ${values.join(', ')}`);
+      return value;
+    },
+  };
+}
+
 const arrayHead = (length) => lengthHead(length, [0x90, 16], { 2: 0xdc, 4: 0xdd });
 
 /** Arrays of `least` to `most` elements of one type. */
@@ -212,7 +226,7 @@ export function tuple(...types) {
   };
 }
 
-/** A value or nil, which becomes null. */
+/** A value or nil, which becomes null (2.2/5). */
 export function optional(of) {
   return {
     encode: (value) => (value === null ? Buffer.of(0xc0) : of.encode(value)),
@@ -224,7 +238,7 @@ export function optional(of) {
   };
 }
 
-/** A record: an array of its fields in order, without names (2.3). */
+/** A record: an array of its fields in order, without names (2.2/1, 2.2/2). */
 export function record(name, fields) {
   const names = Object.keys(fields);
   const values = tuple(...Object.values(fields));

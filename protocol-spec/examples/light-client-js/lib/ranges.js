@@ -22,25 +22,20 @@ export function splitOf(n) {
   return k;
 }
 
-/** The content address of data (1.5/4). */
-export function contentAddress(data) {
-  const walk = (low, high) => {
-    if (high - low === 1) return blockHash(data.subarray(low * BLOCK_BYTES, high * BLOCK_BYTES));
-    const middle = low + splitOf(high - low);
-    return nodeHash(walk(low, middle), walk(middle, high));
-  };
-  return addressOf(data.length, walk(0, blockCount(data.length)));
+/** Hash of the subtree over the blocks from `low` to below `high` (1.5/3). */
+function treeHash(data, low, high) {
+  if (high - low === 1) return blockHash(data.subarray(low * BLOCK_BYTES, high * BLOCK_BYTES));
+  const middle = low + splitOf(high - low);
+  return nodeHash(treeHash(data, low, middle), treeHash(data, middle, high));
 }
 
-/** The proof of the blocks from `first` on, `count` of them (1.5/6). */
+/** The content address of data (1.5/4). */
+export const contentAddress = (data) => addressOf(data.length, treeHash(data, 0, blockCount(data.length)));
+
+/** The proof of the `count` blocks from `first` on (1.5/6). */
 export function proveRange(data, first, count) {
-  const hashOf = (low, high) => {
-    if (high - low === 1) return blockHash(data.subarray(low * BLOCK_BYTES, high * BLOCK_BYTES));
-    const middle = low + splitOf(high - low);
-    return nodeHash(hashOf(low, middle), hashOf(middle, high));
-  };
   const walk = (low, high) => {
-    if (high <= first || low >= first + count) return [hashOf(low, high)];
+    if (high <= first || low >= first + count) return [treeHash(data, low, high)];
     if (low >= first && high <= first + count) return [];
     const middle = low + splitOf(high - low);
     return [...walk(low, middle), ...walk(middle, high)];

@@ -1,0 +1,102 @@
+// The catalogue of messages (6.2): kind, class, attachment and fields. A light client sends few of them, but checks the
+// form of all.
+
+import { malformed } from './errors.js';
+import * as limits from './limits.js';
+import { bytes, decode, encode, enumeration, int, list, optional, record, text, tuple } from './msgpack.js';
+import { digest, height } from './types.js';
+
+const requestId = int(0, 2n ** 62n);
+const anyBytes = bytes(0, limits.BODY_BYTES_MAX);
+
+/** 6.2 */
+export const BlobStatus = Object.freeze({ FOUND: 0, NOT_FOUND: 1, NOT_LICENSED: 2, BUSY: 3 });
+export const statusName = (status) => Object.keys(BlobStatus)[status];
+const blobStatus = enumeration(...Object.values(BlobStatus));
+
+export const Kind = Object.freeze({
+  PEERS: 4,
+  STATUS: 5,
+  HEADERS_REQUEST: 22,
+  HEADERS: 23,
+  PROOF_REQUEST: 24,
+  PROOF_REPLY: 25,
+  RANGE_REQUEST: 36,
+  RANGE_REPLY: 37,
+});
+
+const kind = (number, name, streamClass, fields, hasAttachment = false) => [
+  number,
+  { ...record(name, fields), streamClass, hasAttachment },
+];
+const count = int(1, limits.SYNC_BLOCKS_MAX);
+
+const CATALOGUE = new Map([
+  kind(4, 'Peers', 'gossip', { addresses: list(text(280), limits.PEERS_MAX) }),
+  kind(5, 'Status', 'consensus', { height }),
+  kind(16, 'Transactions', 'gossip', { transactions: list(bytes(0, limits.TRANSACTION_BYTES_MAX), 1024) }),
+  kind(17, 'BlockProposal', 'consensus', { proposal: bytes(0, 512), block: bytes(0, limits.BLOCK_BYTES_MAX) }),
+  kind(18, 'Votes', 'consensus', { votes: list(bytes(0, 512), 512) }),
+  kind(20, 'BlocksRequest', 'gossip', { request: requestId, fromHeight: height, count }),
+  kind(21, 'Blocks', 'gossip', { request: requestId, blocks: list(tuple(anyBytes, anyBytes), limits.SYNC_BLOCKS_MAX) }),
+  kind(22, 'HeadersRequest', 'gossip', { request: requestId, fromHeight: height, count }),
+  kind(23, 'Headers', 'gossip', {
+    request: requestId,
+    headers: list(tuple(anyBytes, anyBytes, anyBytes), limits.SYNC_BLOCKS_MAX),
+  }),
+  kind(24, 'ProofRequest', 'gossip', { request: requestId, key: bytes(0, 128) }),
+  kind(25, 'ProofReply', 'gossip', { request: requestId, height, value: optional(anyBytes), proof: anyBytes }),
+  kind(32, 'HaveRequest', 'gossip', { request: requestId, digests: list(digest, limits.WANT_DIGESTS_MAX) }),
+  kind(33, 'HaveReply', 'gossip', { request: requestId, bitmap: bytes(0, limits.WANT_DIGESTS_MAX / 8) }),
+  kind(34, 'BlobRequest', 'gossip', { request: requestId, digest }),
+  kind(35, 'BlobReply', 'bulk', { request: requestId, digest, status: blobStatus }, true),
+  kind(36, 'RangeRequest', 'gossip', {
+    request: requestId,
+    digest,
+    firstBlock: int(0, 2 ** 31 - 1),
+    blockCount: int(1, limits.RANGE_BLOCKS_MAX),
+  }),
+  kind(
+    37,
+    'RangeReply',
+    'bulk',
+    {
+      request: requestId,
+      digest,
+      status: blobStatus,
+      size: int(0, 2 ** 31 - 1),
+      firstBlock: int(0, 2 ** 31 - 1),
+      proof: list(digest, limits.RANGE_PROOF_HASHES_MAX),
+    },
+    true,
+  ),
+]);
+
+const REPLIES = new Map([
+  [Kind.HEADERS_REQUEST, Kind.HEADERS],
+  [Kind.PROOF_REQUEST, Kind.PROOF_REPLY],
+  [Kind.RANGE_REQUEST, Kind.RANGE_REPLY],
+]);
+
+/** 'consensus', 'gossip' or 'bulk' (6.2/1, 5.3); null for a kind that isn't in the catalogue. */
+export const classOf = (number) => CATALOGUE.get(number)?.streamClass ?? null;
+
+/** Whether messages of a kind may have an attachment (6.2/2). */
+export const mayAttach = (number) => CATALOGUE.get(number)?.hasAttachment ?? true;
+
+export const replyKindOf = (number) => REPLIES.get(number);
+
+export const encodeMessage = (number, fields) => encode(fields, CATALOGUE.get(number));
+
+// 6.4/1: HOST:PORT or [IPV6]:PORT.
+const ENDPOINT = /^(?:[A-Za-z0-9\-_.]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(\d{1,5})$/;
+
+/** The fields of a message's body (5.2/11). */
+export function decodeMessage(number, body) {
+  const message = decode(body, CATALOGUE.get(number), limits.BODY_BYTES_MAX);
+  if (number === Kind.PEERS) {
+    const wrong = message.addresses.find((address) => !(Number(ENDPOINT.exec(address)?.[1] ?? Infinity) <= 65535));
+    if (wrong !== undefined) throw malformed('Peers with an address that is not HOST:PORT');
+  }
+  return message;
+}
