@@ -139,7 +139,7 @@ def _shape(info: msgspec.inspect.Type) -> Shape:
         case inspect.StructType(cls=cls) | inspect.EnumType(cls=cls):
             return ("named", cls.__name__)
         case inspect.LiteralType(values=values):
-            return ("texts", *sorted(values))
+            return ("texts", *sorted(map(str, values)))
         case inspect.UnionType(types=types):
             return _shape_of_union([member for member in types if not isinstance(member, inspect.NoneType)])
     raise AssertionError(f"no notation for {info}")

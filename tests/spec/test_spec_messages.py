@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from spec_text import enumeration_text, parse_fields, rows, shape_of_fields
+from spec_text import parse_fields, rows, shape_of_fields
 
-from deepshard.wire.messages import CATALOGUE, BlobStatus, Message
+from deepshard.wire.messages import CATALOGUE, Message
 
 HEADER = ("kind", "name", "class", "attachment", "fields")
 
@@ -30,8 +30,3 @@ def test_fields_and_their_bounds_are_those_of_the_code() -> None:
     for kind, row in described().items():
         message: type[Message] = CATALOGUE[kind]
         assert parse_fields(row["fields"]) == shape_of_fields(message), message.__name__
-
-
-def test_enumerations_are_those_of_the_code() -> None:
-    listed = {row["enumeration"]: row["values"] for row in rows("06-messages", "enumeration", "values")}
-    assert listed == {"BlobStatus": enumeration_text(BlobStatus)}
