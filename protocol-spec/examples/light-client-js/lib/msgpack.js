@@ -1,7 +1,7 @@
 // Canonical MessagePack (chapter 2): one byte form per value. A reader refuses every other form where it meets it.
 //
 // Clauses: the forms are 2.1/1 to 2.1/4, records 2.2, bounds 2.3, whole inputs 2.4.
-// A *type* has `encode(value)` and `read(reader)`. Integers that fit a JavaScript number are numbers; a field whose
+// A *type* has `encode(value)`, `read(reader)`, and `fromJson(value)` for the text form of genesis (10.7/2). Integers that fit a JavaScript number are numbers; a field whose
 // bound lies above 2^53 always gives a BigInt, so that a program never mixes the two by accident.
 
 import { malformed, oversized } from './errors.js';
@@ -130,48 +130,74 @@ function lengthHead(length, [fixedHead, fixedBelow], heads) {
   return headed(heads[4], length, 4);
 }
 
+// Values of the JSON text form (10.7/2), in which genesis.js has made objects of the integers.
+
+function jsonInt(value) {
+  if (!/^(0|-?[1-9]\d*)$/.test(value?.int ?? '')) throw malformed(`${JSON.stringify(value)} where an integer is expected`);
+  return BigInt(value.int);
+}
+
+function jsonText(value) {
+  if (typeof value !== 'string') throw malformed(`${JSON.stringify(value)} where text is expected`);
+  return value;
+}
+
+function jsonBytes(value) {
+  const decoded = Buffer.from(jsonText(value), 'base64');
+  if (decoded.toString('base64') !== value) throw malformed(`${JSON.stringify(value)} is not base64`);
+  return decoded;
+}
+
+function jsonArray(value) {
+  if (!Array.isArray(value)) throw malformed(`${JSON.stringify(value)} where a list is expected`);
+  return value;
+}
+
 /** Integers from `least` to `most`. */
 export function int(least, most) {
   const asNumber = BigInt(most) <= BigInt(Number.MAX_SAFE_INTEGER) && BigInt(least) >= BigInt(-Number.MAX_SAFE_INTEGER);
   const low = BigInt(least);
   const high = BigInt(most);
+  const bounded = (value) => {
+    if (value < low || value > high) throw malformed(`${value} is outside ${low} to ${high}`);
+    return asNumber ? Number(value) : value;
+  };
   return {
     encode: encodeInt,
-    read(reader) {
-      const value = reader.int();
-      if (value < low || value > high) throw malformed(`${value} is outside ${low} to ${high}`);
-      return asNumber ? Number(value) : value;
-    },
+    read: (reader) => bounded(reader.int()),
+    fromJson: (value) => bounded(jsonInt(value)),
   };
 }
 
 /** Byte strings of `least` to `most` bytes. */
 export function bytes(least, most = least) {
+  const bounded = (value) => {
+    if (value.length < least || value.length > most) {
+      throw malformed(`${value.length} bytes, expected ${least === most ? least : `${least} to ${most}`}`);
+    }
+    return value;
+  };
   return {
     encode: (value) => concat(lengthHead(value.length, [0, 0], { 1: 0xc4, 2: 0xc5, 4: 0xc6 }), value),
-    read(reader) {
-      const value = reader.binary();
-      if (value.length < least || value.length > most) {
-        throw malformed(`${value.length} bytes, expected ${least === most ? least : `${least} to ${most}`}`);
-      }
-      return value;
-    },
+    read: (reader) => bounded(reader.binary()),
+    fromJson: (value) => bounded(jsonBytes(value)),
   };
 }
 
 /** Text of at most `most` Unicode code points. */
 export function text(most = Infinity, least = 0) {
+  const bounded = (value) => {
+    const count = [...value].length;
+    if (count < least || count > most) throw malformed(`text of ${count} characters, expected ${least} to ${most}`);
+    return value;
+  };
   return {
     encode(value) {
       const utf8 = Buffer.from(value, 'utf8');
       return concat(lengthHead(utf8.length, [0xa0, 32], { 1: 0xd9, 2: 0xda, 4: 0xdb }), utf8);
     },
-    read(reader) {
-      const value = reader.text();
-      const count = [...value].length;
-      if (count < least || count > most) throw malformed(`text of ${count} characters, expected ${least} to ${most}`);
-      return value;
-    },
+    read: (reader) => bounded(reader.text()),
+    fromJson: (value) => bounded(jsonText(value)),
   };
 }
 
@@ -187,41 +213,54 @@ export const bool = {
 /** One of these texts, or one of these integers (2.2/6). */
 export function enumeration(...values) {
   const of = typeof values[0] === 'number' ? int(Math.min(...values), Math.max(...values)) : text();
+  const listed = (value) => {
+    if (!values.includes(value)) throw malformed(`${value} is not one of ${values.join(', ')}`);
+    return value;
+  };
   return {
     encode: of.encode,
-    read(reader) {
-      const value = of.read(reader);
-      if (!values.includes(value)) throw malformed(`${value} is not one of ${values.join(', ')}`);
-      return value;
-    },
+    read: (reader) => listed(of.read(reader)),
+    fromJson: (value) => listed(of.fromJson(value)),
   };
 }
 
 const arrayHead = (length) => lengthHead(length, [0x90, 16], { 2: 0xdc, 4: 0xdd });
 
-/** Arrays of `least` to `most` elements of one type. */
+/** Lists of `least` to `most` values of one type (2.2/4). */
 export function list(of, most = Infinity, least = 0) {
+  const check = (length, possible) => {
+    if (length < least || length > Math.min(most, possible)) {
+      throw malformed(`list of ${length} values, expected ${least} to ${Math.min(most, possible)}`);
+    }
+  };
   return {
     encode: (values) => concat(arrayHead(values.length), ...values.map((value) => of.encode(value))),
     read(reader) {
       const length = reader.arrayLength();
-      // Every element takes a byte at least, so nothing is allocated for elements that can't be there.
-      if (length < least || length > most || length > reader.left) {
-        throw malformed(`array of ${length} elements, expected ${least} to ${Math.min(most, reader.left)}`);
-      }
+      check(length, reader.left); // every value takes a byte at least (2.4/4)
       return Array.from({ length }, () => of.read(reader));
+    },
+    fromJson(value) {
+      check(jsonArray(value).length, Infinity);
+      return value.map((each) => of.fromJson(each));
     },
   };
 }
 
-/** Arrays of exactly these types. */
+/** Lists of exactly these types (2.2/4). */
 export function tuple(...types) {
+  const check = (length) => {
+    if (length !== types.length) throw malformed(`list of ${length} values, expected ${types.length}`);
+  };
   return {
     encode: (values) => concat(arrayHead(types.length), ...types.map((type, i) => type.encode(values[i]))),
     read(reader) {
-      const length = reader.arrayLength();
-      if (length !== types.length) throw malformed(`array of ${length} elements, expected ${types.length}`);
+      check(reader.arrayLength());
       return types.map((type) => type.read(reader));
+    },
+    fromJson(value) {
+      check(jsonArray(value).length);
+      return types.map((type, i) => type.fromJson(value[i]));
     },
   };
 }
@@ -235,20 +274,20 @@ export function optional(of) {
       reader.take(1);
       return null;
     },
+    fromJson: (value) => (value === null ? null : of.fromJson(value)),
   };
 }
 
-/** A record: an array of its fields in order, without names (2.2/1, 2.2/2). */
+/** A record: the list of its fields in order, without names (2.2/1, 2.2/2). */
 export function record(name, fields) {
   const names = Object.keys(fields);
   const values = tuple(...Object.values(fields));
+  const named = (got) => Object.fromEntries(names.map((field, i) => [field, got[i]]));
   return {
     name,
     encode: (value) => values.encode(names.map((field) => value[field])),
-    read(reader) {
-      const got = values.read(reader);
-      return Object.fromEntries(names.map((field, i) => [field, got[i]]));
-    },
+    read: (reader) => named(values.read(reader)),
+    fromJson: (value) => named(values.fromJson(value)),
   };
 }
 
