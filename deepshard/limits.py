@@ -146,6 +146,9 @@ MANIFEST_FILES_MAX: Final = 64
 SHARD_SLICES_MAX: Final = 4096
 TENSOR_DIMENSIONS_MAX: Final = 8
 WANT_DIGESTS_MAX: Final = 1024
+RANGE_BLOCKS_MAX: Final = 64
+"""Blocks of 16 KiB in one range reply."""
+RANGE_PROOF_DIGESTS_MAX: Final = 64
 PEERS_REMEMBERED_MAX: Final = 1024
 """Peers whose transfer totals are kept."""
 

@@ -240,6 +240,30 @@ class BlobReply(Message, frozen=True):
     status: BlobStatus
 
 
+class RangeRequest(Message, frozen=True):
+    """Ask for blocks of a blob or chunk, from `first_block` on; at its end there may be fewer."""
+
+    KIND = 36
+    request: RequestId
+    digest: Digest
+    first_block: Count
+    block_count: Annotated[int, msgspec.Meta(ge=1, le=RANGE_BLOCKS_MAX)]
+
+
+class RangeReply(Message, frozen=True):
+    """Answer to `RangeRequest`; when found, the blocks are the frame's attachment, and `size` is that of the blob."""
+
+    KIND = 37
+    PRIORITY = Priority.BULK
+    ATTACHES = True
+    request: RequestId
+    digest: Digest
+    status: BlobStatus
+    size: Annotated[int, msgspec.Meta(ge=0, le=BLOB_BYTES_MAX)]
+    first_block: Count
+    proof: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=RANGE_PROOF_DIGESTS_MAX)]
+
+
 CATALOGUE: dict[int, type[Message]] = {
     kind.KIND: kind
     for kind in (
@@ -266,5 +290,7 @@ CATALOGUE: dict[int, type[Message]] = {
         HaveReply,
         BlobRequest,
         BlobReply,
+        RangeRequest,
+        RangeReply,
     )
 }
