@@ -13,20 +13,44 @@ HANDSHAKE_TIMEOUT_S: Final = 10.0
 BODY_BYTES_MAX: Final = 4 * MIB
 """Decompressed MessagePack body of one frame."""
 ATTACHMENT_BYTES_MAX: Final = 8 * MIB
-FRAME_BYTES_MAX: Final = BODY_BYTES_MAX + ATTACHMENT_BYTES_MAX + 4 * KIB
 PEERS_MAX: Final = 64
 PEERS_PER_IP_MAX: Final = 48
-PENDING_HANDSHAKES_MAX: Final = 128
+PENDING_HANDSHAKES_MAX: Final = 256
 OUTBOUND_QUEUE_FRAMES_MAX: Final = 1024
+PACKET_BYTES_MAX: Final = 64 * KIB + 256
+"""Plain text of one packet."""
+DATA_BYTES_MAX: Final = 64 * KIB
+"""Payload in one packet."""
+COMPRESS_BYTES_MIN: Final = 256
+"""Smaller bodies don't shrink enough to pay for two calls."""
+GOODBYE_BYTES_MAX: Final = 200
+STREAMS_OPEN_MAX: Final = 16
+"""Bulk streams that a peer may open beyond those we are done with."""
+STREAM_CREDIT_BYTES: Final = 1 * MIB
+"""Payload under way on the consensus stream, and on the gossip stream, without further credit."""
+FRAME_CHARGE_BYTES: Final = 256
+"""What a frame takes of its stream's credit besides body and attachment."""
+BULK_CREDIT_BYTES: Final = DATA_BYTES_MAX + FRAME_CHARGE_BYTES
+"""Payload that may be sent on a bulk stream without further credit."""
+BULK_WINDOW_BYTES_MIN: Final = 256 * KIB
+BULK_WINDOW_BYTES_MAX: Final = 8 * MIB
+"""Credit for bulk given and not used; between these bounds it follows what the link carries in a round trip."""
+PEER_REASSEMBLY_BYTES_MAX: Final = 32 * MIB
+NODE_REASSEMBLY_BYTES_MAX: Final = 256 * MIB
+"""Payload under way beyond every stream's first credit: of one peer, of all."""
+PING_BURST_MAX: Final = 16
+PING_RATE_MAX: Final = 4.0
+"""PINGs a second in the long run."""
+PINGS_UNANSWERED_MAX: Final = 8
 PING_INTERVAL_S: Final = 15.0
 LINK_IDLE_TIMEOUT_S: Final = 60.0
 PEER_SCORE_BAN: Final = 100
 PEER_BAN_S: Final = 600.0
 PEER_SCORE_DECAY_PER_S: Final = 0.2
 SEEN_CACHE_ENTRIES_MAX: Final = 1 << 16
-REKEY_FRAMES: Final = 1 << 16
+REKEY_PACKETS: Final = 1 << 16
 REKEY_BYTES: Final = 1024 * MIB
-"""A direction of a link moves to its next key after this many frames or sealed bytes, whichever comes first."""
+"""A direction of a link moves to its next key before it has sealed more packets or bytes of boxes."""
 OUTBOUND_QUEUE_BYTES_MAX: Final = 64 * MIB
 """Queued frames of one link that aren't bulk."""
 BULK_QUEUE_BYTES_MAX: Final = 32 * MIB

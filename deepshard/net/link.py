@@ -1,4 +1,4 @@
-"""One link: a TCP stream, the session that gives its bytes a meaning, and the queue of what leaves by it."""
+"""One link: a TCP stream, the session that gives its bytes a meaning, and the queues of what leaves and arrives."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ import trio
 from deepshard.errors import RemoteError
 from deepshard.limits import KIB, LINK_CLOSE_TIMEOUT_S, LINK_IDLE_TIMEOUT_S, MIB
 from deepshard.net.outbox import Outbox
-from deepshard.wire.frames import Payload, prepare
-from deepshard.wire.messages import Goodbye
-from deepshard.wire.session import Answer, Established, Event, Failed, MessageReceived, PeerLeft, Session
+from deepshard.wire.events import Established, Event, Failed, MessageReceived, PeerLeft
+from deepshard.wire.messages import Priority
+from deepshard.wire.packets import GoodbyeReason
+from deepshard.wire.receiving import RawFrame
+from deepshard.wire.session import Session
 
 RECEIVE_BYTES: Final = 256 * KIB
+HANDSHAKE_RECEIVE_BYTES: Final = 4 * KIB
+SEND_BYTES: Final = 16 * KIB
+"""Frames sealed together and given to the socket in one call, or one packet: what comes later may be more urgent."""
 LINGER_BYTES_MAX: Final = 16 * MIB
+FRAMES_BETWEEN_CHECKPOINTS: Final = 16
 
 Deliver = Callable[[MessageReceived], Awaitable[None]]
 
@@ -46,18 +52,42 @@ class Traffic:
         self.frames_out += other.frames_out
 
 
+class _Inbox:
+    """Frames of one class that wait to be delivered; the credit of their streams bounds them."""
+
+    def __init__(self) -> None:
+        self.frames: deque[RawFrame] = deque()
+        self.filled = trio.lowlevel.ParkingLot()
+
+    def put(self, frame: RawFrame) -> None:
+        self.frames.append(frame)
+        self.filled.unpark()
+
+
 class Link:
     """Drives one session over one stream. First `handshake`, then `run`, and `close` whatever happened."""
 
-    def __init__(self, stream: trio.SocketStream, session: Session) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, session: Session, *, freed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Set up.
+
+        Args:
+            stream: a connected stream, which the link closes.
+            session: a new session; the link is its only user.
+            freed: called when a frame was dealt with, since other links may wait for its memory.
+        """
         self.session = session
-        self.outbox = Outbox()
+        self.outbox = Outbox(session.outgoing)
         self.traffic = Traffic()
         self.gone = trio.Event()
         """Set by the network when everyone was told that the link is down."""
         self._stream = stream
+        self._freed = freed
         # recv_into one buffer for the life of the link: receive_some would allocate anew for every call.
-        self._received = bytearray(RECEIVE_BYTES)
+        self._received = bytearray(HANDSHAKE_RECEIVE_BYTES)
+        self._inboxes = {priority: _Inbox() for priority in Priority}
+        self._handshake_scope = trio.CancelScope()
         self._scope = trio.CancelScope()
         self._early: list[Event] = []
         self._error: RemoteError | None = None
@@ -71,6 +101,12 @@ class Link:
         Raises:
             RemoteError: refused, failed, too slow, or the connection was lost.
         """
+        with self._handshake_scope:
+            await self._handshake()
+        if self._handshake_scope.cancelled_caught:
+            raise LinkLost("given up") if self._error is None else self._error
+
+    async def _handshake(self) -> None:
         while True:
             await self._flush()
             events = await self._arrivals()
@@ -86,29 +122,41 @@ class Link:
 
     async def run(self, deliver: Deliver) -> RemoteError | None:
         """Read and write until the link ends; gives the error that ended it, None after `end`."""
+        self._received = bytearray(RECEIVE_BYTES)
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._until_error, self._write)
-                await self._until_error(self._read, deliver)
+                for inbox in self._inboxes.values():
+                    nursery.start_soon(self._until_error, self._deliver, inbox, deliver)
+                await self._until_error(self._read)
         return self._error
 
     def end(self, error: RemoteError | None = None) -> None:
-        """Make `run` return `error`, or what ended the link before."""
+        """Make `handshake` raise or `run` return `error`, or what ended the link before."""
         if not self._scope.cancel_called:
             self._error = error
         self.outbox.close()
+        self._handshake_scope.cancel()
         self._scope.cancel()
 
-    async def close(self, reason: str = "") -> None:
-        """Say Goodbye with `reason` if one is given and a frame may still be sent, and close; bounded in time."""
+    def retry_credit(self) -> None:
+        """Memory was freed by another link."""
+        if self.session.is_starved:
+            self.session.retry_credit()
+            self.outbox.changed()
+
+    async def close(self, reason: GoodbyeReason | None = None, text: str = "") -> None:
+        """Say goodbye with `reason` if one is given and a packet may still be sent, and close; bounded in time."""
         self.outbox.close()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + LINK_CLOSE_TIMEOUT_S):
             try:
-                if reason and not self._peer_left:
-                    await self._send_payloads([prepare(Goodbye(reason[:200]))])
+                if reason is not None and not self._peer_left:
+                    self.session.goodbye(reason, text)
+                    await self._flush()
                 await self._linger()
             except (LinkLost, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 self._peer_left = True  # nobody is left to be told anything
+        self.session.close()
         await trio.aclose_forcefully(self._stream)
 
     async def _linger(self) -> None:
@@ -127,26 +175,42 @@ class Link:
         except RemoteError as error:
             self.end(error)
 
-    async def _read(self, deliver: Deliver) -> None:
+    async def _read(self) -> None:
         events, self._early = self._early, []
         while True:
             for event in events:
                 match event:
-                    case MessageReceived():
-                        self.traffic.frames_in += 1
-                        await deliver(event)
-                    case Answer(message):
-                        if not self.outbox.offer(prepare(message)):
-                            raise LinkLost("outbound queue full: the peer asks faster than it reads")
-                    case PeerLeft(reason):
+                    case RawFrame():
+                        self._inboxes[event.priority].put(event)
+                    case PeerLeft(text=text):
                         self._peer_left = True
-                        raise LinkLost(f"the peer left: {reason}")
+                        raise LinkLost(f"the peer left: {text}")
                     case Failed(error):
                         raise error
                     case Established():
                         raise AssertionError("a session is established once")
-            self.session.resume(trio.current_time())
+            self.outbox.changed()
             events = await self._arrivals()
+
+    async def _deliver(self, inbox: _Inbox, deliver: Deliver) -> None:
+        """Open and pass on the frames of one class; a slow reader of one class doesn't hold up the others."""
+        since_checkpoint = 0
+        while True:
+            while not inbox.frames:
+                await inbox.filled.park()
+                since_checkpoint = 0
+            frame = inbox.frames.popleft()
+            event = self.session.open(frame)
+            self.traffic.frames_in += 1
+            if event is not None:
+                await deliver(event)
+            self.session.consumed(frame)
+            self.outbox.changed()
+            self._freed()
+            since_checkpoint += 1
+            if since_checkpoint >= FRAMES_BETWEEN_CHECKPOINTS:
+                await trio.lowlevel.checkpoint()
+                since_checkpoint = 0
 
     async def _arrivals(self) -> list[Event]:
         """Events of the next bytes, or of the timer that came first."""
@@ -168,23 +232,21 @@ class Link:
 
     async def _write(self) -> None:
         while True:
-            await self._send_payloads(await self.outbox.take())
-
-    async def _send_payloads(self, payloads: list[Payload]) -> None:
-        """Seal and send; small frames leave in one call, an attachment is never copied."""
-        buffers: list[bytes] = []
-        for payload in payloads:
-            buffers.extend(self.session.send_payload(payload))
-        if len(payloads) > 1:
-            buffers = [b"".join(buffers)]
-        await self._send_buffers(buffers, LINK_IDLE_TIMEOUT_S)
-        self.traffic.frames_out += len(payloads)
+            buffers = self.session.packets(SEND_BYTES)
+            if not buffers:
+                await self.outbox.wait()
+                continue
+            await self._send_buffers(buffers, LINK_IDLE_TIMEOUT_S)
+            self.traffic.frames_out = self.session.frames_begun
+            self.outbox.drained()
 
     async def _flush(self) -> None:
-        await self._send_buffers([self.session.bytes_to_send()], LINK_CLOSE_TIMEOUT_S)
+        await self._send_buffers(self.session.packets(0), LINK_CLOSE_TIMEOUT_S)
 
     async def _send_buffers(self, buffers: list[bytes], timeout_s: float) -> None:
-        """Send everything unsent; when cancelled the rest stays, so that `close` can finish the frame at hand."""
+        """Send everything unsent; when cancelled the rest stays, so that `close` can finish the packet at hand."""
+        if len(buffers) > 1:
+            buffers = [b"".join(buffers)]
         self._unsent.extend(memoryview(buffer) for buffer in buffers if buffer)
         try:
             with trio.fail_after(timeout_s):

@@ -29,8 +29,10 @@ from deepshard.net.dialler import AddressBook, Dialled, keep_dialling
 from deepshard.net.endpoints import DialTarget, Endpoint, parse_dial_target, parse_endpoint
 from deepshard.net.link import Link, LinkLost, Traffic
 from deepshard.net.listening import bound_endpoint, open_listeners
+from deepshard.net.pending import PendingHandshakes
 from deepshard.net.types import LinkStats, NetworkEvent, PeerDown, PeerInfo, PeerUp, Received
 from deepshard.primitives import address_of
+from deepshard.wire.events import MessageReceived
 from deepshard.wire.frames import Payload, prepare
 from deepshard.wire.handshake import HandshakeRefused, LocalNode, PeerIdentity, RefusalReason
 from deepshard.wire.messages import (
@@ -40,18 +42,16 @@ from deepshard.wire.messages import (
     HeadersRequest,
     Message,
     Peers,
-    Ping,
-    Pong,
     Priority,
     ProofRequest,
 )
-from deepshard.wire.session import MessageReceived, Session
+from deepshard.wire.packets import Goodbye, GoodbyeReason
+from deepshard.wire.receiving import ReassemblyBudget
+from deepshard.wire.session import GOODBYES, Session
 
 _log = structlog.get_logger(__name__)
 
 RATES: Final = {
-    Ping.KIND: Rate(per_s=5, burst=50),
-    Pong.KIND: Rate(per_s=5, burst=50),
     Peers.KIND: Rate(per_s=5, burst=2 * PEERS_MAX),
     BlocksRequest.KIND: Rate(per_s=200, burst=400),
     HeadersRequest.KIND: Rate(per_s=200, burst=400),
@@ -111,7 +111,8 @@ class Network:
         self._scores = PeerScores()
         self._peers: dict[bytes, _Peer] = {}
         self._traffic: dict[bytes, Traffic] = {}
-        self._pending = 0
+        self._pending = PendingHandshakes(PENDING_HANDSHAKES_MAX)
+        self._budget = ReassemblyBudget()
         self._send_events, self.events = trio.open_memory_channel[NetworkEvent](NETWORK_EVENTS_MAX)
         self._nursery: trio.Nursery | None = None
 
@@ -198,6 +199,13 @@ class Network:
         if banned and known is not None:
             known.link.end(Banned(f"banned: {error}"))
 
+    def _memory_freed(self) -> None:
+        """A link has dealt with a frame: those that lacked memory may ask for it again."""
+        if self._budget.refused:
+            self._budget.refused = False
+            for known in self._peers.values():
+                known.link.retry_credit()
+
     def _offer(self, known: _Peer, payload: Payload) -> bool:
         if known.link.outbox.offer(payload):
             return True
@@ -224,10 +232,6 @@ class Network:
         return await self._serve(stream, outbound=True, expected_key=expected_key)
 
     async def _accept(self, stream: trio.SocketStream) -> None:
-        if self._pending >= PENDING_HANDSHAKES_MAX:
-            _log.warning("peer.refused", reason="too-many-handshakes", remote=str(_remote_of(stream)))
-            await trio.aclose_forcefully(stream)
-            return
         await self._serve(stream, outbound=False)
 
     async def _serve(self, stream: trio.SocketStream, *, outbound: bool, expected_key: bytes | None = None) -> Dialled:
@@ -241,29 +245,35 @@ class Network:
             now=trio.current_time(),
             expected_key=expected_key,
             admit=partial(self._admit, remote=remote, outbound=outbound),
+            budget=self._budget,
         )
-        link = Link(stream, session)
-        goodbye = ""
+        link = Link(stream, session, freed=self._memory_freed)
+        goodbye: Goodbye | None = None
         was_up = False
         error: RemoteError | None = None
         try:
-            self._pending += 1
+            if not outbound:
+                self._pending.add(link, remote.host)
             try:
                 await link.handshake()
             finally:
-                self._pending -= 1
+                self._pending.remove(link)
             assert session.peer is not None  # an established session knows its peer
-            goodbye = "shutting down"
+            goodbye = Goodbye(GoodbyeReason.SHUTTING_DOWN, "shutting down")
             await self._make_way(session.peer.public_key, outbound=outbound)
             was_up = True
             error = await self._keep(link, session.peer, remote, outbound=outbound)
-            goodbye = str(error) if error else "replaced by another link"
+            goodbye = _goodbye_for(error)
         except RemoteError as failed:
             error = failed
-            goodbye = goodbye and _goodbye_text(failed)
+            # A handshake that failed after the keys were agreed on can still say so, sealed.
+            goodbye = None if isinstance(failed, LinkLost) else _goodbye_for(failed)
             self._log_refused(failed, remote, session.peer)
         finally:
-            await link.close(goodbye)
+            if goodbye is None:
+                await link.close()
+            else:
+                await link.close(GoodbyeReason(goodbye.reason), goodbye.text)
         return Dialled(session.peer.public_key if session.peer else None, was_up, error)
 
     def _admit(self, peer: PeerIdentity, *, remote: Endpoint, outbound: bool) -> RefusalReason | None:
@@ -327,7 +337,10 @@ class Network:
             self._learn(known, event.message)
             return
         received = Received(known.info, event.message, event.attachment, event.attachment_digest)
-        await self._send_events.send(received)
+        try:
+            self._send_events.send_nowait(received)  # links take care that others get their turn
+        except trio.WouldBlock:
+            await self._send_events.send(received)
 
     def _introduce(self, newcomer: _Peer) -> None:
         """Tell the newcomer of all peers, and all peers of the newcomer.
@@ -401,5 +414,16 @@ def _claimed_endpoint(peer: PeerIdentity, remote: Endpoint) -> Endpoint | None:
     return replace(claimed, host=remote.host) if claimed.is_wildcard else claimed
 
 
-def _goodbye_text(error: RemoteError) -> str:
-    return error.reason.value if isinstance(error, HandshakeRefused) else str(error)
+def _goodbye_for(error: RemoteError | None) -> Goodbye:
+    """What a peer is told when its link ends because of `error`."""
+    match error:
+        case None:
+            return Goodbye(GoodbyeReason.REPLACED, "replaced by another link")
+        case HandshakeRefused():
+            return Goodbye(GOODBYES.get(error.reason, GoodbyeReason.PROTOCOL_ERROR), error.reason.value)
+        case Banned():
+            return Goodbye(GoodbyeReason.BANNED, str(error))
+        case LinkLost():
+            return Goodbye(GoodbyeReason.OVERLOADED, str(error))
+        case _:
+            return Goodbye(GoodbyeReason.PROTOCOL_ERROR, f"{type(error).__name__}: {error}")

@@ -12,7 +12,7 @@ can be moved to another connection, direction, chain or version. All that was sa
 
 Every message is a 2-byte little-endian length, then one byte of kind, one of version, then a canonical record. A side
 that won't go on says so by a REFUSAL with the two values that differ. It is not authenticated, and nothing is decided
-by it except what to tell a person. A listener that has read the FINISH refuses by a sealed Goodbye frame instead.
+by it except what to tell a person. A listener that has read the FINISH refuses by a sealed GOODBYE packet instead.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from deepshard.limits import HANDSHAKE_MESSAGE_BYTES_MAX
 from deepshard.primitives import Digest, PublicKey, Signature, expand, tagged_hash
 from deepshard.wire.messages import HostPort
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 LENGTH_BYTES: Final = 2
 LISTENER_TAG: Final = "handshake listener"
 DIALLER_TAG: Final = "handshake dialler"
@@ -323,7 +323,7 @@ class ListenerHandshake:
         return Agreement(identity, to_dialler, to_listener, session_id, self._features)
 
     def refusal_of(self, identity: PeerIdentity, admit: Admit) -> HandshakeRefused | None:
-        """Why we won't have this peer, or None. It already holds the keys, so it is told by a sealed frame."""
+        """Why we won't have this peer, or None. It already holds the keys, so it is told by a sealed packet."""
         try:
             _check_identity(self._local, identity, None, admit)
         except HandshakeRefused as refused:

@@ -32,7 +32,7 @@ GossipIds = Annotated[
 
 
 class Priority(IntEnum):
-    """Order in which queued frames leave; lower first."""
+    """Class of streams, and the order in which frames leave: lower first."""
 
     CONSENSUS = 0
     GOSSIP = 1
@@ -44,27 +44,8 @@ class Message(Record, frozen=True):
 
     KIND: ClassVar[int]
     PRIORITY: ClassVar[Priority] = Priority.GOSSIP
-
-
-class Ping(Message, frozen=True):
-    """Ask for a `Pong` with the same nonce."""
-
-    KIND = 1
-    nonce: RequestId
-
-
-class Pong(Message, frozen=True):
-    """Answer to `Ping`."""
-
-    KIND = 2
-    nonce: RequestId
-
-
-class Goodbye(Message, frozen=True):
-    """The sender closes the link; `reason` is for people."""
-
-    KIND = 3
-    reason: Annotated[str, msgspec.Meta(max_length=200)]
+    ATTACHES: ClassVar[bool] = False
+    """Whether a frame of this kind may carry an attachment."""
 
 
 class Peers(Message, frozen=True):
@@ -235,6 +216,7 @@ class BlobReply(Message, frozen=True):
 
     KIND = 35
     PRIORITY = Priority.BULK
+    ATTACHES = True
     request: RequestId
     digest: Digest
     status: BlobStatus
@@ -267,9 +249,6 @@ class RangeReply(Message, frozen=True):
 CATALOGUE: dict[int, type[Message]] = {
     kind.KIND: kind
     for kind in (
-        Ping,
-        Pong,
-        Goodbye,
         Peers,
         Status,
         Graft,

@@ -3,27 +3,24 @@
 Two rules. What may arrive when is the table `TRANSITIONS`, nothing else. And `receive` raises nothing: whatever the
 bytes are, it returns events, the last of which is `Failed` when the peer broke a rule; so bytes fed whole, one at a
 time or with anything behind them give the same events.
-
-The receiving and the sending half share no state once the link is established: a shell may run `receive` in a thread.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum, auto
+from collections import deque
 from typing import Final
 
-from deepshard.errors import LocalError, RemoteError
-from deepshard.limits import HANDSHAKE_TIMEOUT_S, LINK_IDLE_TIMEOUT_S, PING_INTERVAL_S
-from deepshard.wire.frames import (
-    PREFIX_BYTES,
-    FrameOpener,
-    FrameSealer,
-    OpenedFrame,
-    Payload,
-    frame_sizes,
-    prepare,
+from deepshard.errors import RemoteError
+from deepshard.limits import (
+    HANDSHAKE_TIMEOUT_S,
+    LINK_IDLE_TIMEOUT_S,
+    PING_BURST_MAX,
+    PING_INTERVAL_S,
+    PING_RATE_MAX,
+    PINGS_UNANSWERED_MAX,
 )
+from deepshard.wire.events import Established, Event, Failed, LinkTimeout, MessageReceived, PeerLeft, RateExceeded
+from deepshard.wire.frames import Payload, frame_start, open_body, prepare
 from deepshard.wire.handshake import (
     LENGTH_BYTES,
     Admit,
@@ -42,43 +39,27 @@ from deepshard.wire.handshake import (
     read_refusal,
     refusal_message,
 )
-from deepshard.wire.messages import Goodbye, Message, Ping, Pong
-
-
-class State(Enum):
-    """Where a session stands."""
-
-    AWAIT_HELLO = auto()
-    """Listener, nothing heard yet."""
-    AWAIT_REPLY = auto()
-    """Dialler, HELLO sent."""
-    AWAIT_FINISH = auto()
-    """Listener, REPLY sent."""
-    AWAIT_CONFIRM = auto()
-    """Dialler, FINISH sent: the listener's first frame says whether it will have us."""
-    ESTABLISHED = auto()
-    CLOSED = auto()
-
-
-class Arrival(Enum):
-    """What can arrive."""
-
-    HELLO = auto()
-    REPLY = auto()
-    FINISH = auto()
-    REFUSAL = auto()
-    FRAME = auto()
-    GOODBYE = auto()
-
-
-TRANSITIONS: Final[dict[State, dict[Arrival, State]]] = {
-    State.AWAIT_HELLO: {Arrival.HELLO: State.AWAIT_FINISH, Arrival.REFUSAL: State.CLOSED},
-    State.AWAIT_REPLY: {Arrival.REPLY: State.AWAIT_CONFIRM, Arrival.REFUSAL: State.CLOSED},
-    State.AWAIT_FINISH: {Arrival.FINISH: State.ESTABLISHED, Arrival.REFUSAL: State.CLOSED},
-    State.AWAIT_CONFIRM: {Arrival.FRAME: State.ESTABLISHED, Arrival.GOODBYE: State.CLOSED},
-    State.ESTABLISHED: {Arrival.FRAME: State.ESTABLISHED, Arrival.GOODBYE: State.CLOSED},
-    State.CLOSED: {},
-}
+from deepshard.wire.messages import Message
+from deepshard.wire.packets import (
+    SIZE_BYTES,
+    TAG_BYTES,
+    Control,
+    Credit,
+    Goodbye,
+    GoodbyeReason,
+    PacketOpener,
+    PacketSealer,
+    PacketType,
+    Ping,
+    Pong,
+    Streams,
+    pack_control,
+    packet_size,
+    parse_control,
+)
+from deepshard.wire.receiving import FrameReceiver, RawFrame, ReassemblyBudget, UnexpectedMessage
+from deepshard.wire.sending import Piece, SendQueue
+from deepshard.wire.states import TRANSITIONS, Arrival, State
 
 _IN_HANDSHAKE: Final = frozenset({State.AWAIT_HELLO, State.AWAIT_REPLY, State.AWAIT_FINISH})
 _ARRIVALS: Final = {
@@ -87,63 +68,35 @@ _ARRIVALS: Final = {
     HandshakeKind.FINISH: Arrival.FINISH,
     HandshakeKind.REFUSAL: Arrival.REFUSAL,
 }
+GOODBYES: Final = {
+    RefusalReason.DUPLICATE_LINK: GoodbyeReason.DUPLICATE_LINK,
+    RefusalReason.BANNED: GoodbyeReason.BANNED,
+    RefusalReason.TOO_MANY_PEERS: GoodbyeReason.TOO_MANY_PEERS,
+    RefusalReason.SELF_CONNECTION: GoodbyeReason.SELF_CONNECTION,
+}
+"""How a listener that has read the FINISH tells of its refusal."""
+_REFUSALS: Final[dict[int, RefusalReason]] = {int(goodbye): refusal for refusal, goodbye in GOODBYES.items()}
 
 
-class UnexpectedMessage(RemoteError):
-    """Something that may not arrive in the session's state."""
+class _PingAllowance:
+    """Token bucket for the peer's PINGs."""
 
+    def __init__(self, now: float) -> None:
+        self._level = 0.0
+        self._at = now
 
-class LinkTimeout(RemoteError):
-    """The peer was silent for too long. Networks fail: no penalty."""
-
-    penalty = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Established:
-    """The peer is authenticated and both sides agreed to go on."""
-
-    peer: PeerIdentity
-    features: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MessageReceived:
-    """A verified message for the layers above; Ping, Pong and Goodbye end in the session."""
-
-    message: Message
-    attachment: bytes
-    attachment_digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A message to queue for sending."""
-
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class PeerLeft:
-    """The peer said Goodbye."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The session is over because of `error`."""
-
-    error: RemoteError
-
-
-Event = Established | MessageReceived | Answer | PeerLeft | Failed
+    def spend(self, now: float) -> None:
+        self._level = max(0.0, self._level - max(0.0, now - self._at) * PING_RATE_MAX) + 1.0
+        self._at = now
+        if self._level > PING_BURST_MAX:
+            raise RateExceeded(f"more than {PING_BURST_MAX} PINGs at once and {PING_RATE_MAX:g} a second")
 
 
 class Session:
     """State of one link. Times are seconds of any steady clock; secrets and nonce are 32 random bytes, used once.
 
-    `peer` is set as soon as the other side's identity is proven, also when it is then refused.
+    `peer` is set as soon as the other side's identity is proven, also when it is then refused. `outgoing` takes what is
+    to be sent; `packets` seals what may be sent now.
     """
 
     def __init__(
@@ -156,63 +109,142 @@ class Session:
         now: float,
         expected_key: bytes | None = None,
         admit: Admit = admit_all,
+        budget: ReassemblyBudget | None = None,
     ) -> None:
         self._local = local
         self._admit = admit
         self._buffer = bytearray()
-        self._needed_bytes = LENGTH_BYTES
-        self._outgoing: list[bytes] = []
+        self._handshake_bytes: list[bytes] = []
         self._handshake_deadline = now + HANDSHAKE_TIMEOUT_S
         self._heard_at = self._pinged_at = now
-        self._pings_sent = self._pongs_received = 0
+        self._pings: deque[tuple[int, float]] = deque()
+        """Nonce and time of our unanswered PINGs."""
+        self._ping_nonce = 0
+        self._allowance = _PingAllowance(now)
         self._handshake: DiallerHandshake | ListenerHandshake
-        self._sealer: FrameSealer | None = None
-        self._opener: FrameOpener | None = None
+        self._sealer: PacketSealer | None = None
+        self._opener: PacketOpener | None = None
+        self._session_id = b""
+        self.frames_begun = 0
+        """Frames sent, the one at hand included: the next frame's sequence number."""
+        self._control: deque[bytes] = deque()
+        self._receiver = FrameReceiver(ReassemblyBudget() if budget is None else budget)
+        self._said_goodbye = False
         self._features: tuple[str, ...] = ()
+        self.outgoing = SendQueue()
         self.peer: PeerIdentity | None = None
         if dialling:
             self.state = State.AWAIT_REPLY
             self._handshake = dialler = DiallerHandshake(
                 local, ephemeral_secret=ephemeral_secret, nonce=nonce, expected_key=expected_key
             )
-            self._outgoing.append(dialler.hello())
+            self._handshake_bytes.append(dialler.hello())
         else:
             self.state = State.AWAIT_HELLO
             self._handshake = ListenerHandshake(local, ephemeral_secret=ephemeral_secret, nonce=nonce)
 
-    def bytes_to_send(self) -> bytes:
-        """What the handshake has to say now; empty once the link is established."""
-        data = b"".join(self._outgoing)
-        self._outgoing.clear()
-        return data
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is heard."""
+        return self.state is State.CLOSED
 
-    def send(self, message: Message, attachment: bytes = b"") -> list[bytes]:
-        """Sign and seal a message; buffers to send in the order of the calls.
+    # what leaves
+
+    def send(self, message: Message, attachment: bytes = b"") -> None:
+        """Queue a message.
 
         Raises:
-            LocalError: larger than a frame carries, or the handshake isn't finished.
+            LocalError: larger than a frame carries.
         """
-        return self.send_payload(prepare(message, attachment))
+        self.queue(prepare(message, attachment))
 
-    def send_payload(self, payload: Payload) -> list[bytes]:
+    def queue(self, payload: Payload) -> None:
         """As `send`, for a message that was prepared once for many links."""
-        if self._sealer is None:
-            raise LocalError("no message can be sent before the handshake is finished")
-        return self._sealer.seal(payload)
+        self.outgoing.add(payload)
+
+    def packets(self, bytes_max: int = 1 << 62) -> list[bytes]:
+        """Buffers to send now, in this order: what the handshake says, control packets, then frames by priority.
+
+        Frames are cut so that at most `bytes_max` are given at once, or one packet if that is more.
+        """
+        buffers = self._handshake_bytes
+        self._handshake_bytes = []
+        if self._sealer is None or self.state is State.AWAIT_CONFIRM:
+            return buffers
+        while self._control:
+            buffers.append(self._sealer.seal(self._control.popleft()))
+        size = 0
+        while size < bytes_max and self.state is State.ESTABLISHED and not self._said_goodbye:
+            piece = self.outgoing.next_piece()
+            if piece is None:
+                break
+            packet = self._sealer.seal(self._plain(piece))
+            size += len(packet)
+            buffers.append(packet)
+        return buffers
+
+    def goodbye(self, reason: int, text: str) -> None:
+        """Say goodbye: the next call of `packets` gives the last packet. Without agreed keys, nothing happens."""
+        if self._sealer is not None and not self._said_goodbye:
+            self._control_now(Goodbye(reason, text))
+            self._said_goodbye = True
+
+    # what arrives
 
     def receive(self, data: bytes | bytearray | memoryview, now: float) -> list[Event]:
         """Take bytes from the peer. Nothing is raised; after `Failed` or `PeerLeft` further bytes give no events."""
         events: list[Event] = []
-        if self.state is State.CLOSED:
+        if self.state is State.CLOSED or not data:
             return events
-        self._buffer += data
         self._heard_at = max(self._heard_at, now)
-        try:
-            while self._advance(events):
-                pass
-        except RemoteError as error:
-            self._fail(error, events)
+        if self._buffer:
+            self._buffer += data
+            with memoryview(self._buffer) as view:
+                taken = self._take(view, events, now)
+        else:
+            with memoryview(data) as view:
+                taken = self._take(view, events, now)
+                self._buffer += view[taken:]
+                taken = 0
+        if self.is_closed:
+            self._buffer = bytearray()
+        else:
+            del self._buffer[:taken]
         return events
+
+    def open(self, frame: RawFrame) -> MessageReceived | None:
+        """Decompress, verify and decode a frame; None for an unknown kind that is ignored.
+
+        Raises:
+            RemoteError: it breaks a rule; the link can't go on.
+        """
+        assert self.peer is not None
+        message = open_body(frame.start, frame.body, peer_key=self.peer.public_key, session_id=self._session_id)
+        if message is None:
+            return None
+        return MessageReceived(message, frame.attachment, frame.start.attachment_digest, frame.attachment_leaves)
+
+    def consumed(self, frame: RawFrame) -> None:
+        """A frame was dealt with: the peer gets new credit for it with the next packets."""
+        self._receiver.consumed(frame)
+        self._collect_answers()
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether credit is withheld for want of memory."""
+        return self._receiver.is_starved
+
+    def retry_credit(self) -> None:
+        """Memory was freed elsewhere: give the credit that was withheld."""
+        self._receiver.give_credit()
+        self._collect_answers()
+
+    def close(self) -> None:
+        """The link is gone: its share of the node's memory is given back."""
+        self.state = State.CLOSED
+        self._receiver.close()
+
+    # time
 
     def next_deadline(self) -> float:
         """When `handle_timer` wants to be called, unless bytes come first; infinite once closed."""
@@ -234,19 +266,47 @@ class Session:
         elif now >= self._heard_at + LINK_IDLE_TIMEOUT_S:
             self._fail(LinkTimeout(f"silent for {LINK_IDLE_TIMEOUT_S:g} s"), events)
         else:
-            self._pinged_at = now
-            events.append(Answer(self._ping()))
+            self._ping(now)
         return events
 
     def resume(self, now: float) -> None:
         """Say that nobody listened until `now`: silence up to here isn't the peer's."""
         self._heard_at = max(self._heard_at, now)
 
+    # inside
+
+    def _control_now(self, control: Control) -> None:
+        if not self._said_goodbye:
+            self._control.append(pack_control(control))
+
+    def _collect_answers(self) -> None:
+        for answer in self._receiver.answers:
+            self._control_now(answer)
+        self._receiver.answers.clear()
+
+    def _plain(self, piece: Piece) -> bytes:
+        if not piece.begins:
+            return b"".join((_DATA_TYPE, piece.stream.to_bytes(4, "little"), piece.data))
+        self.frames_begun += 1
+        return frame_start(
+            piece.payload,
+            stream=piece.stream,
+            sequence=self.frames_begun - 1,
+            signer=self._local.key,
+            session_id=self._session_id,
+        )
+
+    def _ping(self, now: float) -> None:
+        self._pinged_at = now
+        if len(self._pings) < PINGS_UNANSWERED_MAX:
+            self._ping_nonce += 1
+            self._pings.append((self._ping_nonce, now))
+            self._control_now(Ping(self._ping_nonce))
+
     def _fail(self, error: RemoteError, events: list[Event]) -> None:
         if isinstance(error, HandshakeRefused) and not error.by_peer and self.state in _IN_HANDSHAKE:
-            self._outgoing.append(refusal_message(error))
+            self._handshake_bytes.append(refusal_message(error))
         self.state = State.CLOSED
-        self._buffer.clear()
         events.append(Failed(error))
 
     def _step(self, arrival: Arrival) -> None:
@@ -255,30 +315,92 @@ class Session:
             raise UnexpectedMessage(f"{arrival.name} may not arrive in state {self.state.name}")
         self.state = following
 
-    def _advance(self, events: list[Event]) -> bool:
-        """Take one message or frame from the buffer if it is whole; False if more bytes are needed."""
-        if self.state is State.CLOSED or len(self._buffer) < self._needed_bytes:
-            return False
-        if self.state in _IN_HANDSHAKE:
-            return self._advance_handshake(events)
-        return self._advance_frame(events)
+    def _take(self, view: memoryview, events: list[Event], now: float) -> int:
+        """Take all whole messages and packets; how many bytes they were."""
+        at = 0
+        try:
+            while self.state is not State.CLOSED:
+                end = self._take_handshake(view, at, events, now) if self._opener is None else None
+                if end is None and self._opener is not None:
+                    end = self._take_packet(view, at, events, now)
+                if end is None:
+                    break
+                at = end
+        except RemoteError as error:
+            self._fail(error, events)
+        self._collect_answers()
+        return at
 
-    def _advance_handshake(self, events: list[Event]) -> bool:
-        end = LENGTH_BYTES + handshake_payload_bytes(self._buffer)
-        if len(self._buffer) < end:
-            self._needed_bytes = end
-            return False
-        payload = bytes(self._buffer[LENGTH_BYTES:end])
-        del self._buffer[:end]
-        self._needed_bytes = LENGTH_BYTES
+    def _take_packet(self, view: memoryview, at: int, events: list[Event], now: float) -> int | None:
+        begin = at + SIZE_BYTES
+        if len(view) < begin:
+            return None
+        # Copies, also because an error's traceback would keep views of the buffer alive.
+        size = bytes(view[at:begin])
+        end = begin + packet_size(size) + TAG_BYTES
+        if len(view) < end:
+            return None
+        assert self._opener is not None  # set with the keys
+        self._receive_packet(self._opener.open(size, bytes(view[begin:end])), events, now)
+        return end
+
+    def _receive_packet(self, plain: bytes, events: list[Event], now: float) -> None:
+        kind = plain[0]
+        if kind in _PAYLOAD_TYPES:
+            self._step(Arrival.PACKET)
+            is_start = kind == PacketType.FRAME
+            frame = self._receiver.receive_frame(plain) if is_start else self._receiver.receive_data(plain, now)
+            if frame is not None:
+                events.append(frame)
+            return
+        match parse_control(plain):
+            case Ping(nonce):
+                confirming = self.state is State.AWAIT_CONFIRM
+                self._step(Arrival.PING)
+                self._allowance.spend(now)
+                if confirming and self.peer is not None:
+                    events.append(Established(self.peer, self._features))
+                    self._ping(now)
+                self._control_now(Pong(nonce))
+            case Goodbye(reason, text):
+                confirming = self.state is State.AWAIT_CONFIRM
+                self._step(Arrival.GOODBYE)
+                if confirming:
+                    raise _refusal_in(reason, text)
+                events.append(PeerLeft(reason, printable(text)))
+            case other:
+                self._step(Arrival.PACKET)
+                self._receive_control(other, now)
+
+    def _receive_control(self, control: Control, now: float) -> None:
+        match control:
+            case Pong(nonce):
+                if not self._pings or self._pings[0][0] != nonce:
+                    raise UnexpectedMessage(f"PONG with nonce {nonce}, pings unanswered {len(self._pings)}")
+                self._receiver.window.note_rtt(now - self._pings.popleft()[1])
+            case Credit(stream, limit):
+                self.outgoing.credit(stream, limit)
+            case Streams(limit):
+                self.outgoing.raise_stream_limit(limit)
+            case _:
+                pass  # REKEY has done its work in the opener
+
+    def _take_handshake(self, view: memoryview, at: int, events: list[Event], now: float) -> int | None:
+        begin = at + LENGTH_BYTES
+        if len(view) < begin:
+            return None
+        end = begin + handshake_payload_bytes(bytes(view[at:begin]))
+        if len(view) < end:
+            return None
+        payload = bytes(view[begin:end])
         try:
             arrival = _ARRIVALS[HandshakeKind(payload[0])]
         except ValueError:
             raise UnexpectedMessage(f"handshake message of unknown kind {payload[0]}") from None
-        self._receive_handshake(arrival, payload, events)
-        return True
+        self._receive_handshake(arrival, payload, events, now)
+        return end
 
-    def _receive_handshake(self, arrival: Arrival, payload: bytes, events: list[Event]) -> None:
+    def _receive_handshake(self, arrival: Arrival, payload: bytes, events: list[Event], now: float) -> None:
         """The state moves last: a refusal while it is still a handshake state is told in the clear."""
         handshake = self._handshake
         if arrival not in TRANSITIONS[self.state]:
@@ -288,83 +410,39 @@ class Session:
         elif isinstance(handshake, DiallerHandshake):
             finish, agreement = handshake.receive_reply(payload, self._note_peer)
             self._agree(agreement)
-            self._outgoing.append(finish)
+            self._handshake_bytes.append(finish)
             self._step(arrival)
         elif arrival is Arrival.HELLO:
-            self._outgoing.append(handshake.receive_hello(payload))
+            self._handshake_bytes.append(handshake.receive_hello(payload))
             self._step(arrival)
         else:
             agreement = handshake.receive_finish(payload)
-            sealer = self._agree(agreement)
+            self._agree(agreement)
             refused = handshake.refusal_of(agreement.peer, self._note_peer)
             self._step(arrival)
-            # The dialler waits for this frame: a Ping takes it in, a Goodbye says why not.
-            first = Goodbye(refused.reason.value) if refused else self._ping()
-            self._outgoing.extend(sealer.seal(prepare(first)))
             if refused:
+                self.goodbye(GOODBYES[refused.reason], refused.reason.value)
                 raise refused
+            self._ping(now)
             events.append(Established(agreement.peer, self._features))
 
     def _note_peer(self, peer: PeerIdentity) -> RefusalReason | None:
         self.peer = peer
         return self._admit(peer)
 
-    def _agree(self, agreement: Agreement) -> FrameSealer:
+    def _agree(self, agreement: Agreement) -> None:
         self.peer = agreement.peer
         self._features = agreement.features
-        self._sealer = FrameSealer(self._local.key, agreement.send_key, agreement.session_id)
-        self._opener = FrameOpener(agreement.peer.public_key, agreement.receive_key, agreement.session_id)
-        self._needed_bytes = PREFIX_BYTES
-        return self._sealer
-
-    def _advance_frame(self, events: list[Event]) -> bool:
-        prefix = bytes(self._buffer[:PREFIX_BYTES])
-        first, second = frame_sizes(prefix)
-        middle, end = PREFIX_BYTES + first, PREFIX_BYTES + first + second
-        if len(self._buffer) < end:
-            self._needed_bytes = end
-            return False
-        with memoryview(self._buffer) as view:
-            first_box, second_box = bytes(view[PREFIX_BYTES:middle]), bytes(view[middle:end])
-        del self._buffer[:end]
-        self._needed_bytes = PREFIX_BYTES
-        assert self._opener is not None  # states outside the handshake are reached through `_agree` alone
-        self._receive_frame(self._opener.open(prefix, first_box, second_box), events)
-        return True
-
-    def _receive_frame(self, frame: OpenedFrame, events: list[Event]) -> None:
-        message = frame.message
-        confirming = self.state is State.AWAIT_CONFIRM
-        if isinstance(message, Goodbye):
-            self._step(Arrival.GOODBYE)
-            self._buffer.clear()
-            if confirming:
-                raise _refusal_in(message)
-            events.append(PeerLeft(printable(message.reason)))
-            return
-        self._step(Arrival.FRAME)
-        if confirming and self.peer is not None:
-            events.append(Established(self.peer, self._features))
-        if isinstance(message, Ping):
-            events.append(Answer(Pong(message.nonce)))
-        elif isinstance(message, Pong):
-            self._receive_pong(message)
-        elif message is not None:
-            events.append(MessageReceived(message, frame.attachment, frame.attachment_digest))
-
-    def _ping(self) -> Ping:
-        self._pings_sent += 1
-        return Ping(self._pings_sent)
-
-    def _receive_pong(self, pong: Pong) -> None:
-        """Pongs come in the order of our pings, one for each."""
-        if not self._pongs_received < self._pings_sent or pong.nonce != self._pongs_received + 1:
-            raise UnexpectedMessage(f"Pong with nonce {pong.nonce}, pings sent {self._pings_sent}")
-        self._pongs_received += 1
+        self._session_id = agreement.session_id
+        self._sealer = PacketSealer(agreement.send_key)
+        self._opener = PacketOpener(agreement.receive_key)
 
 
-def _refusal_in(goodbye: Goodbye) -> RemoteError:
-    try:
-        return HandshakeRefused(RefusalReason(goodbye.reason), by_peer=True)
-    except ValueError:
-        return HandshakeFailed(f"the peer left before the link was up: {printable(goodbye.reason)}")
+_PAYLOAD_TYPES: Final = frozenset({int(PacketType.FRAME), int(PacketType.DATA)})
+_DATA_TYPE: Final = bytes((PacketType.DATA,))
+
+
+def _refusal_in(reason: int, text: str) -> RemoteError:
+    if reason in _REFUSALS:
+        return HandshakeRefused(_REFUSALS[reason], by_peer=True)
+    return HandshakeFailed(f"the peer left before the link was up: {printable(text)}")
