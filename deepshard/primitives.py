@@ -1,8 +1,8 @@
 """Identifiers, amounts and the one hash.
 
 Every digest is 32 bytes of BLAKE3. `tagged_hash` separates domains by BLAKE3's key-derivation mode, so that a value
-hashed for one purpose never equals a value hashed for another. `content_digest` is the root of a tree over blocks of 16 KiB:
-the address of a blob, a chunk or a manifest, of which any range can be verified.
+hashed for one purpose never equals a value hashed for another. `content_digest` is the root of a tree over blocks of
+16 KiB: the address of a blob, a chunk or a manifest, of which any range can be verified.
 """
 
 from __future__ import annotations

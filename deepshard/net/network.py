@@ -157,13 +157,15 @@ class Network:
             totals[key] = LinkStats(sum_.bytes_in, sum_.bytes_out, sum_.frames_in, sum_.frames_out)
         return totals
 
-    async def send(self, peer: bytes, message: Message, attachment: bytes = b"") -> bool:
+    async def send(
+        self, peer: bytes, message: Message, attachment: bytes = b"", attachment_digest: bytes | None = None
+    ) -> bool:
         """Queue a message by its priority; waits for room only when it is bulk. False if the peer is gone.
 
         Raises:
             LocalError: the message is larger than a frame carries.
         """
-        payload = prepare(message, attachment)
+        payload = prepare(message, attachment, attachment_digest)
         known = self._peers.get(peer)
         if known is None:
             return False
@@ -336,7 +338,9 @@ class Network:
         if isinstance(event.message, Peers):
             self._learn(known, event.message)
             return
-        received = Received(known.info, event.message, event.attachment, event.attachment_digest)
+        received = Received(
+            known.info, event.message, event.attachment, event.attachment_digest, event.attachment_leaves
+        )
         try:
             self._send_events.send_nowait(received)  # links take care that others get their turn
         except trio.WouldBlock:

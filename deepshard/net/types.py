@@ -38,13 +38,15 @@ class PeerDown:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A verified message; Ping, Pong, Goodbye and Peers never get here."""
+    """A verified message; `Peers` never gets here."""
 
     peer: PeerInfo
     message: Message
     attachment: bytes
     attachment_digest: bytes = field(default=b"", compare=False)
-    """Content address of the attachment where the link has computed it already; empty elsewhere."""
+    """Content address of the attachment where the link has verified it already; empty elsewhere."""
+    attachment_leaves: tuple[bytes, ...] = field(default=(), compare=False)
+    """Leaf hashes of its blocks, in the same case."""
 
 
 NetworkEvent = PeerUp | PeerDown | Received
@@ -67,8 +69,17 @@ class NetworkPort(Protocol):
         """Peers connected now, in the order of their keys."""
         ...
 
-    async def send(self, peer: bytes, message: Message, attachment: bytes = b"") -> bool:
-        """Queue a message by its priority; waits for room only when it is bulk. False if the peer is gone."""
+    async def send(
+        self, peer: bytes, message: Message, attachment: bytes = b"", attachment_digest: bytes | None = None
+    ) -> bool:
+        """Queue a message by its priority; waits for room only when it is bulk. False if the peer is gone.
+
+        Args:
+            peer: public key.
+            message: of any kind.
+            attachment: only with kinds that carry one.
+            attachment_digest: its content address where that is known, which spares computing it.
+        """
         ...
 
     def broadcast(self, message: Message, *, exclude: Collection[bytes] = ()) -> int:

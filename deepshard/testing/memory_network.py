@@ -40,7 +40,13 @@ class MemoryPort:
         """Peers connected now, in the order of their keys."""
         return [self.linked[key].info for key in sorted(self.linked)]
 
-    async def send(self, peer: bytes, message: Message, attachment: bytes = b"") -> bool:
+    async def send(
+        self,
+        peer: bytes,
+        message: Message,
+        attachment: bytes = b"",
+        attachment_digest: bytes | None = None,  # noqa: ARG002  # nothing is signed here
+    ) -> bool:
         """Deliver a message; waits for room only when it is bulk. False if the peer is gone."""
         target = self.linked.get(peer)
         if target is None:
