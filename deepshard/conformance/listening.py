@@ -1,0 +1,101 @@
+"""How the target comes to dial the suite: by an address that it was started with, and by addresses it is told.
+
+A node dials the addresses that a `Peers` message names. So each listener case listens on a port of its own, tells the
+target by a link of its own, and waits for nobody. A target that doesn't follow such invitations redials the address of
+`--listen`, in its own time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from deepshard.errors import UsageError
+from deepshard.net.endpoints import Endpoint
+from deepshard.net.listening import bound_endpoint, open_listeners
+
+FRESH_S = 3.0
+"""A connection that waited longer may have been given up by the target."""
+WAITING_MAX = 8
+INVITATION_S = 4.0
+REDIAL_S = 25.0
+"""Longest time a target may take to dial again; ours doubles its pause up to 8 s."""
+
+
+class Hub:
+    """The address of `--listen`, and what is known of how the target dials."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.host = endpoint.host
+        self.follows_invitations: bool | None = None
+        self._send, self._receive = trio.open_memory_channel[tuple[float, trio.SocketStream]](WAITING_MAX)
+        self._one_at_a_time = trio.Lock()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept on the configured port; with port 0 there are only invitations.
+
+        Raises:
+            UsageError: the address is taken or isn't ours.
+        """
+        if self.endpoint.port == 0:
+            task_status.started()
+            return
+        listeners = await open_listeners(self.endpoint)
+        task_status.started()
+        await trio.serve_listeners(self._keep, listeners)
+
+    async def _keep(self, stream: trio.SocketStream) -> None:
+        try:
+            self._send.send_nowait((trio.current_time(), stream))
+        except trio.WouldBlock:
+            await trio.aclose_forcefully(stream)
+
+    async def redialled(self) -> trio.SocketStream | None:
+        """The target's next connection to the configured address; None if it doesn't come."""
+        if self.endpoint.port == 0:
+            return None
+        async with self._one_at_a_time:
+            with trio.move_on_after(REDIAL_S):
+                while True:
+                    since, stream = await self._receive.receive()
+                    if trio.current_time() - since <= FRESH_S:
+                        return stream
+                    await trio.aclose_forcefully(stream)
+        return None
+
+    @asynccontextmanager
+    async def own_port(self) -> AsyncIterator[tuple[Endpoint, trio.abc.ReceiveChannel[trio.SocketStream]]]:
+        """A port of its own on the same host, and the connections that come to it."""
+        listener = (await open_listeners(Endpoint(self.host, 0)))[0]
+        bound = bound_endpoint(listener)
+        send, receive = trio.open_memory_channel[trio.SocketStream](WAITING_MAX)
+
+        async def keep(stream: trio.SocketStream) -> None:
+            try:
+                send.send_nowait(stream)
+            except trio.WouldBlock:
+                await trio.aclose_forcefully(stream)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, keep, [listener])
+            try:
+                yield Endpoint(self.host, bound.port), receive
+            finally:
+                nursery.cancel_scope.cancel()
+
+
+def hub_for(text: str) -> Hub:
+    """The hub of `--listen`.
+
+    Raises:
+        UsageError: not an address that a target can dial.
+    """
+    from deepshard.net.endpoints import parse_endpoint  # noqa: PLC0415
+
+    endpoint = parse_endpoint(text)
+    if endpoint.is_wildcard:
+        raise UsageError(f"--listen {text}: name the address by which the target reaches this machine")
+    return Hub(endpoint)

@@ -1,0 +1,101 @@
+"""Runs cases against a target, several at a time, and gives their results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+
+import trio
+
+from deepshard.conformance.harness import Harness
+from deepshard.conformance.listening import Hub
+from deepshard.conformance.peer import Ended
+from deepshard.conformance.registry import Case, Level, Needs, Side
+from deepshard.conformance.target import Target
+from deepshard.conformance.verdicts import CaseSkipped, ClauseFailed, Outcome, Result, Witness
+
+TOGETHER = 8
+"""Cases at a time; each has a few links with the target, which allows only so many from one address."""
+WAITING_TOGETHER = 16
+"""Cases that wait for a time-out of the target cost it next to nothing."""
+CASE_S = 90.0
+
+OnResult = Callable[[Result], None]
+
+
+class Run:
+    """One run: its target, its witness and what came of it."""
+
+    def __init__(self, target: Target, hub: Hub | None, on_result: OnResult = lambda _: None) -> None:
+        self.target, self.hub = target, hub
+        self.witness = Witness()
+        self.results: list[Result] = []
+        self._on_result = on_result
+
+    async def cases(self, cases: Sequence[Case]) -> list[Result]:
+        """Run them: those that wait and the ordinary ones together, then those that must be alone, then the judges."""
+        few, many = trio.CapacityLimiter(TOGETHER), trio.CapacityLimiter(WAITING_TOGETHER)
+        async with trio.open_nursery() as nursery:
+            for case in sorted(cases, key=lambda each: not each.slow):
+                if not case.alone and not case.last:
+                    nursery.start_soon(self._limited, case, many if case.slow else few)
+        for case in sorted(cases, key=lambda each: each.last):
+            if case.alone or case.last:
+                await self.case(case)
+        return self.results
+
+    async def _limited(self, case: Case, limiter: trio.CapacityLimiter) -> None:
+        async with limiter:
+            await self.case(case)
+
+    async def case(self, case: Case) -> Result:
+        """Run one case."""
+        began = trio.current_time()
+        reason = self._skip_reason(case)
+        if reason is not None:
+            result = Result(case, Outcome.SKIPPED, 0.0, case.clause, reason=reason)
+        else:
+            result = await self._judged(case, began)
+        self.results.append(result)
+        self._on_result(result)
+        return result
+
+    def _skip_reason(self, case: Case) -> str | None:
+        if case.level is Level.SHOULD and not self.target.strict:
+            return "a SHOULD: runs under --strict"
+        if case.side is Side.LISTENER and self.hub is None:
+            return "needs --listen HOST:PORT, an address that the target dials"
+        if Needs.GENESIS in case.needs and self.target.genesis is None:
+            return "needs --genesis FILE"
+        if Needs.ACCOUNT in case.needs and self.target.account is None:
+            return "needs --account FILE, a key whose account has a balance"
+        return None
+
+    async def _judged(self, case: Case, began: float) -> Result:
+        try:
+            await self._attempt(case)
+        except CaseSkipped as skipped:
+            return Result(case, Outcome.SKIPPED, trio.current_time() - began, case.clause, reason=str(skipped))
+        except ClauseFailed as failed:
+            clause, sent, expected, got = failed.clause or case.clause, failed.sent, failed.expected, failed.got
+        except Ended as ended:
+            clause, sent, expected, got = case.clause, "its part", "the connection to last", ended.how
+        except trio.TooSlowError:
+            clause, sent, expected, got = case.clause, "its part", f"an end within {CASE_S:g} s", "none"
+        else:
+            return Result(case, Outcome.PASSED, trio.current_time() - began, case.clause)
+        seconds = trio.current_time() - began
+        return Result(case, Outcome.FAILED, seconds, clause, sent=sent, expected=expected, got=got)
+
+    async def _attempt(self, case: Case) -> None:
+        async with AsyncExitStack() as exits:
+            harness = Harness(self.target, self.hub, self.witness, exits)
+            try:
+                with trio.fail_after(CASE_S):
+                    await case.run(harness)
+                    if harness.must_still_serve:
+                        await harness.close()
+                        await harness.still_serves()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await harness.close()
