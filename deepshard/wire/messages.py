@@ -20,7 +20,7 @@ from deepshard.limits import (
     TRANSACTION_BYTES_MAX,
     WANT_DIGESTS_MAX,
 )
-from deepshard.primitives import Digest, Height
+from deepshard.primitives import Count, Digest, Height
 
 RequestId = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 VoteBytes = Annotated[bytes, msgspec.Meta(max_length=512)]
