@@ -12,10 +12,13 @@ import msgspec
 
 from deepshard.encoding import Record
 from deepshard.limits import (
+    BLOB_BYTES_MAX,
     BLOCK_BYTES_MAX,
     GOSSIP_BACKOFF_S_MAX,
     GOSSIP_IDS_MAX,
     PEERS_MAX,
+    RANGE_BLOCKS_MAX,
+    RANGE_PROOF_DIGESTS_MAX,
     SYNC_BLOCKS_MAX,
     TRANSACTION_BYTES_MAX,
     WANT_DIGESTS_MAX,
