@@ -123,6 +123,14 @@ GOSSIP_FLOOD_BYTES_MAX: Final = 64 * KIB
 GOSSIP_FIRST_DELIVERIES_MAX: Final = 100.0
 GOSSIP_FAULTS_MAX: Final = 1000.0
 """Where counters of a score stop."""
+GOSSIP_SCORE_GOSSIP: Final = -10.0
+"""Below this score a peer is neither told what is new nor heard when it tells or asks."""
+GOSSIP_SCORE_PUBLISH: Final = -50.0
+"""Below this score it doesn't get our own units."""
+GOSSIP_SCORE_GRAYLIST: Final = -80.0
+"""Below this score it isn't heard at all."""
+VOTES_PER_STEP_MAX: Final = 3
+"""Votes of one validator in one round and step that are taken in: two prove equivocation."""
 
 # consensus and ledger
 TRANSACTION_BYTES_MAX: Final = 128 * KIB
