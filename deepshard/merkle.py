@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from deepshard.encoding import Record
 from deepshard.errors import MalformedMessage
-from deepshard.primitives import Count, Digest, tagged_hash
+from deepshard.primitives import Count, Digest, node_hash, tagged_hash, tree_root
 
 EMPTY_ROOT = tagged_hash("merkle empty")
 
@@ -28,11 +28,8 @@ def leaf_hash(leaf: bytes) -> bytes:
     return tagged_hash("merkle leaf", leaf)
 
 
-def _node_hash(left: bytes, right: bytes) -> bytes:
-    return tagged_hash("merkle node", left, right)
-
-
-def _split(count: int) -> int:
+def split_of(count: int) -> int:
+    """Leaves of the left subtree of a tree of `count` > 1 leaves: the largest power of two below."""
     return 1 << (count - 1).bit_length() - 1
 
 
@@ -40,16 +37,7 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
     """Root over `leaves`; `EMPTY_ROOT` for none."""
     if not leaves:
         return EMPTY_ROOT
-    return _root_of([leaf_hash(leaf) for leaf in leaves])
-
-
-def _root_of(hashes: Sequence[bytes]) -> bytes:
-    # Pairing neighbours level by level and carrying an odd last node up gives RFC 6962's split.
-    level = list(hashes)
-    while len(level) > 1:
-        paired = [_node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        level = paired + level[len(level) & ~1 :]
-    return level[0]
+    return tree_root([leaf_hash(leaf) for leaf in leaves])
 
 
 def merkle_prove(leaves: Sequence[bytes], index: int) -> MerkleProof:
@@ -59,12 +47,12 @@ def merkle_prove(leaves: Sequence[bytes], index: int) -> MerkleProof:
     siblings: list[bytes] = []
     low, high = 0, len(hashes)
     while high - low > 1:
-        middle = low + _split(high - low)
+        middle = low + split_of(high - low)
         if index < middle:
-            siblings.append(_root_of(hashes[middle:high]))
+            siblings.append(tree_root(hashes[middle:high]))
             high = middle
         else:
-            siblings.append(_root_of(hashes[low:middle]))
+            siblings.append(tree_root(hashes[low:middle]))
             low = middle
     return MerkleProof(index, len(leaves), tuple(reversed(siblings)))
 
@@ -80,7 +68,7 @@ def merkle_verify(root: bytes, leaf: bytes, proof: MerkleProof) -> None:
     directions: list[bool] = []
     low, high = 0, proof.leaf_count
     while high - low > 1:
-        middle = low + _split(high - low)
+        middle = low + split_of(high - low)
         is_left = proof.index < middle
         directions.append(is_left)
         low, high = (low, middle) if is_left else (middle, high)
@@ -88,6 +76,6 @@ def merkle_verify(root: bytes, leaf: bytes, proof: MerkleProof) -> None:
         raise MalformedMessage(f"merkle proof has {len(proof.siblings)} siblings, expected {len(directions)}")
     node = leaf_hash(leaf)
     for is_left, sibling in zip(reversed(directions), proof.siblings, strict=True):
-        node = _node_hash(node, sibling) if is_left else _node_hash(sibling, node)
+        node = node_hash(node, sibling) if is_left else node_hash(sibling, node)
     if node != root:
         raise MalformedMessage("merkle proof does not lead to the root")

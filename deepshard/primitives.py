@@ -1,13 +1,16 @@
 """Identifiers, amounts and the one hash.
 
 Every digest is 32 bytes of BLAKE3. `tagged_hash` separates domains by BLAKE3's key-derivation mode, so that a value
-hashed for one purpose never equals a value hashed for another. `content_digest` is the root of a tree over blocks of
-16 KiB: the address of a blob, a chunk or a manifest, of which any range can be verified.
+hashed for one purpose never equals a value hashed for another.
+
+`content_digest` is the address of a blob, a chunk or a manifest: the root of a tree over blocks of 16 KiB, so that
+whoever has the address can check any range of blocks by itself (protocol-spec, chapter 1.5; proofs in `ranges`).
 """
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -31,7 +34,10 @@ ADDRESS_PREFIX: Final = "ds1"
 CONTENT_BLOCK_BYTES: Final = 16 * 1024
 """Data has a leaf in its content address's tree for every so many bytes."""
 _CONTEXT: Final = "deepshard 2026-11 v1 "
-_LEAF_CONTEXT: Final = _CONTEXT + "range leaf"
+# Copying a hasher costs half of deriving it from its context again, which matters at one per block and node.
+_LEAF: Final = blake3(derive_key_context=_CONTEXT + "range leaf")
+_NODE: Final = blake3(derive_key_context=_CONTEXT + "merkle node")
+_DIGEST_LENGTH: Final = (32).to_bytes(8, "little")
 
 
 def tagged_hash(tag: str, *parts: bytes) -> bytes:
@@ -43,66 +49,90 @@ def tagged_hash(tag: str, *parts: bytes) -> bytes:
     return hasher.digest()
 
 
-class ContentHasher:
-    """Content address of data that comes in pieces: the root of a tree over its blocks of `CONTENT_BLOCK_BYTES`.
-
-    A block is one call of the native hash, so a range of blocks can be verified by itself at full speed.
-    """
-
-    __slots__ = ("_hashes", "_partial", "_size")
-
-    def __init__(self) -> None:
-        self._hashes: list[bytes] = []
-        self._partial = bytearray()
-        self._size = 0
-
-    def update(self, data: bytes | bytearray | memoryview) -> None:
-        """Take the next piece, of any size."""
-        view = memoryview(data)
-        self._size += len(view)
-        if self._partial:
-            lacking = CONTENT_BLOCK_BYTES - len(self._partial)
-            self._partial += view[:lacking]
-            view = view[lacking:]
-            if len(self._partial) < CONTENT_BLOCK_BYTES:
-                return
-            self._hashes.append(_leaf_hash(self._partial))
-            self._partial = bytearray()
-        whole = len(view) - len(view) % CONTENT_BLOCK_BYTES
-        for start in range(0, whole, CONTENT_BLOCK_BYTES):
-            self._hashes.append(_leaf_hash(view[start : start + CONTENT_BLOCK_BYTES]))
-        self._partial += view[whole:]
-
-    @property
-    def leaves(self) -> tuple[bytes, ...]:
-        """Leaf hashes of all blocks so far; empty data is one empty block."""
-        if self._partial or not self._hashes:
-            return (*self._hashes, _leaf_hash(self._partial))
-        return tuple(self._hashes)
-
-    def digest(self) -> bytes:
-        """Content address of what was taken so far, 32 bytes."""
-        return content_address(self._size, self.leaves)
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Hash of an inner node of any tree: `tagged_hash("merkle node", left, right)`, both of 32 bytes."""
+    hasher = _NODE.copy()
+    hasher.update(_DIGEST_LENGTH + left + _DIGEST_LENGTH + right)
+    return hasher.digest()
 
 
-def _leaf_hash(block: bytes | bytearray | memoryview) -> bytes:
-    return blake3(block, derive_key_context=_LEAF_CONTEXT).digest()
-
-
-def content_address(size: int, leaves: tuple[bytes, ...]) -> bytes:
-    """Content address of `size` bytes whose blocks have these leaf hashes."""
-    level = list(leaves)
+def tree_root(hashes: Sequence[bytes]) -> bytes:
+    """Root over the hashes of at least one leaf, in the shape of RFC 6962, section 2.1."""
+    # Pairing neighbours level by level and carrying an odd last node up gives RFC 6962's split.
+    level = hashes
     while len(level) > 1:
-        paired = [tagged_hash("merkle node", level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        level = paired + level[len(level) & ~1 :]
-    return tagged_hash("content", size.to_bytes(8, "little"), level[0])
+        paired = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        paired.extend(level[len(level) & ~1 :])
+        level = paired
+    return level[0]
+
+
+def content_address(size: int, leaves: Sequence[bytes]) -> bytes:
+    """Content address of `size` bytes whose blocks have the hashes `leaves`."""
+    return tagged_hash("content", size.to_bytes(8, "little"), tree_root(leaves))
+
+
+def block_hashes(data: bytes | bytearray | memoryview) -> tuple[bytes, ...]:
+    """Leaves of the tree over `data`: the hash of each block of `CONTENT_BLOCK_BYTES`, or of one empty block."""
+    hasher = ContentHasher()
+    hasher.update(data)
+    return hasher.leaves
 
 
 def content_digest(data: bytes | bytearray | memoryview) -> bytes:
-    """Content address of `data`, 32 bytes. Releases the GIL for every block."""
+    """Content address of `data`, 32 bytes."""
     hasher = ContentHasher()
     hasher.update(data)
     return hasher.digest()
+
+
+class ContentHasher:
+    """Content address of data that comes in pieces; whole blocks are hashed where they lie, without a copy."""
+
+    __slots__ = ("_begun", "_leaves", "_size")
+
+    def __init__(self) -> None:
+        self._leaves: list[bytes] = []
+        self._size = 0
+        self._begun = _LEAF.copy()
+        """The block that isn't full yet, of `self._size % CONTENT_BLOCK_BYTES` bytes."""
+
+    def update(self, data: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes, any number of them."""
+        view = memoryview(data).cast("B")
+        size, start = len(view), 0
+        filled = self._size % CONTENT_BLOCK_BYTES
+        self._size += size
+        if filled:
+            start = min(CONTENT_BLOCK_BYTES - filled, size)
+            self._begun.update(view[:start])
+            if filled + start < CONTENT_BLOCK_BYTES:
+                return
+            self._leaves.append(self._begun.digest())
+            self._begun = _LEAF.copy()
+        whole = start + (size - start) // CONTENT_BLOCK_BYTES * CONTENT_BLOCK_BYTES
+        for at in range(start, whole, CONTENT_BLOCK_BYTES):
+            hasher = _LEAF.copy()
+            hasher.update(view[at : at + CONTENT_BLOCK_BYTES])
+            self._leaves.append(hasher.digest())
+        if whole < size:
+            self._begun.update(view[whole:])
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._size
+
+    @property
+    def leaves(self) -> tuple[bytes, ...]:
+        """Hash of each block so far, the last one as if the data ended here."""
+        if self._leaves and self._size % CONTENT_BLOCK_BYTES == 0:
+            return tuple(self._leaves)
+        return (*self._leaves, self._begun.digest())
+
+    def digest(self) -> bytes:
+        """Content address of the bytes so far."""
+        return content_address(self._size, self.leaves)
 
 
 def expand(seed: bytes, tag: str, length: int) -> bytes:
