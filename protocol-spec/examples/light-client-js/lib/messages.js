@@ -66,7 +66,7 @@ const CATALOGUE = new Map([
       status: blobStatus,
       size: int(0, 2 ** 31 - 1),
       firstBlock: int(0, 2 ** 31 - 1),
-      proof: list(digest, limits.RANGE_PROOF_HASHES_MAX),
+      proof: list(digest, limits.RANGE_PROOF_DIGESTS_MAX),
     },
     true,
   ),

@@ -1,0 +1,33 @@
+// Records of the state that the client reads, by proof (11.8).
+
+import { LocalError } from './errors.js';
+import { decode, record } from './msgpack.js';
+import { amount, count, digest, height, publicKey } from './types.js';
+
+const RECORD_BYTES_MAX = 64 * 1024;
+
+const Chain = record('Chain', { height, beacon: digest, round: count, version: count, epoch: count });
+const ModelVersion = record('ModelVersion', { version: count, manifest: digest, weightsRoot: digest, height, value: amount });
+const Licence = record('Licence', { buyer: publicKey, firstVersion: count, lastVersion: count, price: amount, height });
+
+function modelKey(version) {
+  const number = Buffer.alloc(8);
+  number.writeBigUInt64BE(BigInt(version));
+  return Buffer.concat([Buffer.from('model/', 'ascii'), number]);
+}
+
+/** The newest accepted weights, proven, with the height of the proof; its manifest is that of the certified header. */
+export async function currentModel(follower) {
+  const { value: chain } = await follower.prove(Buffer.from('chain', 'ascii'));
+  if (chain === null) throw new LocalError('the state has no chain record');
+  const { version } = decode(chain, Chain, RECORD_BYTES_MAX);
+  const { value, height: provenAt } = await follower.prove(modelKey(version));
+  if (value === null) throw new LocalError(`the state has no weights of version ${version}`);
+  return { ...decode(value, ModelVersion, RECORD_BYTES_MAX), provenAt };
+}
+
+/** Whether an address has a licence, proven: {height, lastVersion}, where lastVersion is null without one. */
+export async function licence(follower, address) {
+  const { value, height: provenAt } = await follower.prove(Buffer.concat([Buffer.from('licence/', 'ascii'), address]));
+  return { height: provenAt, lastVersion: value === null ? null : decode(value, Licence, RECORD_BYTES_MAX).lastVersion };
+}
