@@ -30,7 +30,8 @@ async function run(settings, report) {
     const { publicKey, roles } = connection.peer;
     report('handshake', { remote: connection.remote, publicKey, address: addressOf(publicKey), roles, ours });
     const follower = new Follower(connection, genesis, report);
-    await follower.follow(settings.headers);
+    if (settings.trust) await follower.begin(settings.trust);
+    await follower.follow(follower.height + settings.headers);
     await connection.reached(1);
     await follower.skipTo(connection.peerHeight);
     const model = await currentModel(follower);

@@ -13,7 +13,9 @@ proves the current model against the state root, and downloads the manifest and 
 
   --peer HOST:PORT   node to connect to; an IPv6 address stands in brackets
   --genesis FILE     genesis file of the network
-  --headers N        headers to verify one after another from genesis; then it skips to the newest (default 3)
+  --trust HEIGHT:ID  header to begin from instead of genesis, by the hexadecimal block id that a source you trust gave
+                     you; needed where genesis is more than 7 days old
+  --headers N        headers to verify one after another; then it skips to the newest (default 3)
   --follow N         blocks to wait for and verify after that (default 1)
   --shard K          shard of the current weights to download, counted from 0 (default: none)
   --key FILE         secret key, as 64 hexadecimal digits; without it the client makes a new one, which has no licence
@@ -26,6 +28,7 @@ Exit code: 0 if every step was verified, 1 if a step failed, 2 if the command li
 const OPTIONS = {
   peer: { type: 'string' },
   genesis: { type: 'string' },
+  trust: { type: 'string' },
   headers: { type: 'string', default: '3' },
   follow: { type: 'string', default: '1' },
   shard: { type: 'string' },
@@ -49,6 +52,7 @@ export function readSettings(argv) {
   return {
     json: values.json,
     ...readPeer(values.peer),
+    trust: values.trust === undefined ? null : readTrust(values.trust),
     headers: readCount('headers', values.headers),
     follow: readCount('follow', values.follow),
     shard: values.shard === undefined ? null : readCount('shard', values.shard),
@@ -62,6 +66,12 @@ function readPeer(value) {
   const port = Number(match?.[3]);
   if (!match || port < 1 || port > 65_535) throw new UsageError(`--peer ${value}: expected HOST:PORT`);
   return { host: match[1] ?? match[2], port };
+}
+
+function readTrust(value) {
+  const match = /^([1-9]\d{0,14}):([0-9a-f]{64})$/.exec(value);
+  if (!match) throw new UsageError(`--trust ${value}: expected HEIGHT:ID, the id as 64 hexadecimal digits`);
+  return { height: Number(match[1]), id: Buffer.from(match[2], 'hex') };
 }
 
 function readCount(name, value) {

@@ -2,7 +2,7 @@
 
 import { LocalError, malformed, RemoteError } from './errors.js';
 import * as limits from './limits.js';
-import { decodeLightBlock, trustedPower, trustGenesis, verifySequential, verifySkipping } from './light.js';
+import { decodeLightBlock, trustedPower, trustGenesis, trustHeader, verifySequential, verifySkipping } from './light.js';
 import { Kind } from './messages.js';
 import { decodeProof, verifyState } from './state.js';
 import { powerOf, totalPower } from './validators.js';
@@ -15,6 +15,13 @@ export class Follower {
     Object.assign(this, { connection, report, nowMs });
     this.trusted = trustGenesis(genesis);
     this.roots = new Map(); // height -> state root of verified headers
+  }
+
+  /** Begin from a header that a person trusts, instead of genesis. */
+  async begin({ height, id }) {
+    const [block] = await this.ask(height, 1);
+    this.trust(trustHeader(this.trusted.chainId, block, id, this.nowMs()));
+    this.report('header', { ...this.facts(block), how: 'trusted by its id' });
   }
 
   get height() {
