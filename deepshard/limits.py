@@ -30,7 +30,7 @@ STREAM_CREDIT_BYTES: Final = 1 * MIB
 """Payload under way on the consensus stream, and on the gossip stream, without further credit."""
 FRAME_CHARGE_BYTES: Final = 256
 """What a frame takes of its stream's credit besides body and attachment."""
-BULK_CREDIT_BYTES: Final = DATA_BYTES_MAX + FRAME_CHARGE_BYTES
+BULK_CREDIT_BYTES: Final = DATA_BYTES_MAX + 4 * KIB
 """Payload that may be sent on a bulk stream without further credit."""
 BULK_WINDOW_BYTES_MIN: Final = 256 * KIB
 BULK_WINDOW_BYTES_MAX: Final = 8 * MIB
@@ -98,7 +98,7 @@ GOSSIP_CONTROLS_PER_HEARTBEAT_MAX: Final = 64
 """Control messages of one peer that are looked at between two heartbeats."""
 GOSSIP_IHAVES_PER_HEARTBEAT_MAX: Final = 10
 """IHAVEs of one peer that are looked at between two heartbeats."""
-GOSSIP_IHAVE_IDS_PER_HEARTBEAT_MAX: Final = 2048
+GOSSIP_IHAVE_IDS_PER_HEARTBEAT_MAX: Final = 1024
 """Ids that we advertise to one peer, and ids that we ask of one peer, between two heartbeats."""
 GOSSIP_IWANT_IDS_PER_HEARTBEAT_MAX: Final = 4096
 """Ids asked by one peer that are looked up between two heartbeats."""
@@ -110,8 +110,8 @@ GOSSIP_ASK_AGAIN_S: Final = 1.0
 """A unit that was asked for and hasn't come may be asked of another peer after this time."""
 GOSSIP_PROMISE_S: Final = 3.0
 """A unit that was asked for and hasn't come from anybody after this time is a broken promise."""
-GOSSIP_PROMISES_MAX: Final = 4096
-"""Units asked for at a time, of all peers."""
+GOSSIP_PROMISES_MAX: Final = 1024
+"""Units asked of one peer that haven't come yet."""
 GOSSIP_ASKED_PEERS_MAX: Final = 3
 """Peers asked for one unit."""
 GOSSIP_IDONTWANT_BYTES_MIN: Final = 16 * KIB

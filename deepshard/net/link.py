@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -243,7 +243,7 @@ class Link:
     async def _flush(self) -> None:
         await self._send_buffers(self.session.packets(0), LINK_CLOSE_TIMEOUT_S)
 
-    async def _send_buffers(self, buffers: list[bytes], timeout_s: float) -> None:
+    async def _send_buffers(self, buffers: Sequence[bytes | bytearray], timeout_s: float) -> None:
         """Send everything unsent; when cancelled the rest stays, so that `close` can finish the packet at hand."""
         if len(buffers) > 1:
             buffers = [b"".join(buffers)]

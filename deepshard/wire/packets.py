@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from nacl.bindings import crypto_aead_aegis256_ABYTES, crypto_aead_aegis256_decrypt, crypto_aead_aegis256_encrypt
-from nacl.exceptions import CryptoError
-
 from deepshard.errors import MalformedMessage, OversizedMessage, RemoteError
 from deepshard.limits import GOODBYE_BYTES_MAX, PACKET_BYTES_MAX, REKEY_BYTES, REKEY_PACKETS
 from deepshard.primitives import expand
+from deepshard.wire.aead import TAG_BYTES, open_box, seal
 
-TAG_BYTES: Final = crypto_aead_aegis256_ABYTES
 SIZE_BYTES: Final = 4
 REKEY_TAG: Final = "link rekey"
 _NONCE_REST: Final = bytes(24)
@@ -231,7 +228,7 @@ class PacketSealer(_Direction):
     def __init__(self, key: bytes, *, rekey_packets: int = REKEY_PACKETS, rekey_bytes: int = REKEY_BYTES) -> None:
         super().__init__(key, rekey_packets, rekey_bytes)
 
-    def seal(self, plain: bytes) -> bytes:
+    def seal(self, plain: bytes) -> bytes | bytearray:
         """The packet, with a REKEY packet before it if the key is used up."""
         if self._has_room(2, len(plain) + TAG_BYTES + _REKEY_BOX_BYTES):
             return self._seal(plain)
@@ -239,16 +236,15 @@ class PacketSealer(_Direction):
         self._rekey()
         return rekey + self._seal(plain)
 
-    def rekey(self) -> bytes:
+    def rekey(self) -> bytes | bytearray:
         """A REKEY packet now."""
         packet = self._seal(_REKEY_PLAIN)
         self._rekey()
         return packet
 
-    def _seal(self, plain: bytes) -> bytes:
-        size = _U32.pack(len(plain))
+    def _seal(self, plain: bytes) -> bytes | bytearray:
         nonce = self._advance(len(plain) + TAG_BYTES)
-        return size + crypto_aead_aegis256_encrypt(plain, size, nonce, self._key)
+        return seal(plain, _U32.pack(len(plain)), nonce, self._key)
 
 
 class PacketOpener(_Direction):
@@ -257,7 +253,7 @@ class PacketOpener(_Direction):
     def __init__(self, key: bytes, *, rekey_packets: int = REKEY_PACKETS, rekey_bytes: int = REKEY_BYTES) -> None:
         super().__init__(key, rekey_packets, rekey_bytes)
 
-    def open(self, size: bytes, box: bytes) -> bytes:
+    def open(self, size: bytes, box: bytes | memoryview) -> bytes | bytearray:
         """Plain text of the next packet, not empty. REKEY takes effect before this returns.
 
         Args:
@@ -271,10 +267,9 @@ class PacketOpener(_Direction):
         if not self._has_room(1, len(box)):
             raise KeyExhausted(f"{self._packets} packets and {self._bytes} bytes under one key without REKEY")
         nonce = self._advance(len(box))
-        try:
-            plain: bytes = crypto_aead_aegis256_decrypt(box, size, nonce, self._key)
-        except CryptoError:
-            raise TamperedFrame(f"a box of {len(box)} bytes doesn't open: changed, repeated or out of order") from None
+        plain = open_box(box, size, nonce, self._key)
+        if plain is None:
+            raise TamperedFrame(f"a box of {len(box)} bytes doesn't open: changed, repeated or out of order")
         if plain == _REKEY_PLAIN:
             self._rekey()
         return plain

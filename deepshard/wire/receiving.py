@@ -228,7 +228,7 @@ class FrameReceiver:
             return self._begin_ordered(header.stream, incoming, inline)
         return self._begin_bulk(header.stream, incoming, inline)
 
-    def receive_data(self, plain: bytes, now: float) -> RawFrame | None:
+    def receive_data(self, plain: bytes | bytearray, now: float) -> RawFrame | None:
         """Take a DATA packet; the frame if that completes it.
 
         Raises:

@@ -19,6 +19,7 @@ from deepshard.limits import (
     STREAM_CREDIT_BYTES,
     STREAMS_OPEN_MAX,
 )
+from deepshard.primitives import CONTENT_BLOCK_BYTES
 from deepshard.wire.frames import FIRST_BULK_STREAM, Payload
 from deepshard.wire.messages import Priority
 
@@ -68,10 +69,14 @@ class _Stream:
         payload = self.payload
         if payload is None:
             return None
-        size = min(DATA_BYTES_MAX, self.limit - self.sent)
+        room = max(0, min(DATA_BYTES_MAX, self.limit - self.sent))
         body_left = len(payload.body) - self.position
         source, start = (payload.body, self.position) if body_left > 0 else (payload.attachment, -body_left)
-        data = memoryview(source)[start : start + max(0, size)]
+        end = min(len(source), start + room)
+        if end < len(source):
+            # Pieces that end with a block are hashed without being joined.
+            end = max(start, end - end % CONTENT_BLOCK_BYTES) or end
+        data = memoryview(source)[start:end]
         if not data:
             return None
         self.sent += len(data)

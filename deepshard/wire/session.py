@@ -19,6 +19,7 @@ from deepshard.limits import (
     PING_RATE_MAX,
     PINGS_UNANSWERED_MAX,
 )
+from deepshard.wire.aead import TAG_BYTES
 from deepshard.wire.events import Established, Event, Failed, LinkTimeout, MessageReceived, PeerLeft, RateExceeded
 from deepshard.wire.frames import Payload, frame_start, open_body, prepare
 from deepshard.wire.handshake import (
@@ -42,7 +43,6 @@ from deepshard.wire.handshake import (
 from deepshard.wire.messages import Message
 from deepshard.wire.packets import (
     SIZE_BYTES,
-    TAG_BYTES,
     Control,
     Credit,
     Goodbye,
@@ -162,13 +162,13 @@ class Session:
         """As `send`, for a message that was prepared once for many links."""
         self.outgoing.add(payload)
 
-    def packets(self, bytes_max: int = 1 << 62) -> list[bytes]:
+    def packets(self, bytes_max: int = 1 << 62) -> list[bytes | bytearray]:
         """Buffers to send now, in this order: what the handshake says, control packets, then frames by priority.
 
         Frames are cut so that at most `bytes_max` are given at once, or one packet if that is more.
         """
-        buffers = self._handshake_bytes
-        self._handshake_bytes = []
+        buffers: list[bytes | bytearray] = [*self._handshake_bytes]
+        self._handshake_bytes.clear()
         if self._sealer is None or self.state is State.AWAIT_CONFIRM:
             return buffers
         while self._control:
@@ -335,25 +335,24 @@ class Session:
         begin = at + SIZE_BYTES
         if len(view) < begin:
             return None
-        # Copies, also because an error's traceback would keep views of the buffer alive.
         size = bytes(view[at:begin])
         end = begin + packet_size(size) + TAG_BYTES
         if len(view) < end:
             return None
         assert self._opener is not None  # set with the keys
-        self._receive_packet(self._opener.open(size, bytes(view[begin:end])), events, now)
+        self._receive_packet(self._opener.open(size, view[begin:end]), events, now)
         return end
 
-    def _receive_packet(self, plain: bytes, events: list[Event], now: float) -> None:
+    def _receive_packet(self, plain: bytes | bytearray, events: list[Event], now: float) -> None:
         kind = plain[0]
         if kind in _PAYLOAD_TYPES:
             self._step(Arrival.PACKET)
             is_start = kind == PacketType.FRAME
-            frame = self._receiver.receive_frame(plain) if is_start else self._receiver.receive_data(plain, now)
+            frame = self._receiver.receive_frame(bytes(plain)) if is_start else self._receiver.receive_data(plain, now)
             if frame is not None:
                 events.append(frame)
             return
-        match parse_control(plain):
+        match parse_control(bytes(plain)):
             case Ping(nonce):
                 confirming = self.state is State.AWAIT_CONFIRM
                 self._step(Arrival.PING)

@@ -36,9 +36,9 @@ CONTROLS = st.one_of(
 )
 
 
-def opened(opener: PacketOpener, packet: bytes) -> bytes:
+def opened(opener: PacketOpener, packet: bytes | bytearray) -> bytes:
     assert packet_size(packet) + SIZE_BYTES + 32 == len(packet)
-    return opener.open(packet[:SIZE_BYTES], packet[SIZE_BYTES:])
+    return bytes(opener.open(bytes(packet[:SIZE_BYTES]), bytes(packet[SIZE_BYTES:])))
 
 
 @pytest.mark.clause("5.1/1", "5.1/5", "5.8/4")
@@ -114,8 +114,8 @@ def test_no_byte_of_a_packet_may_change() -> None:
             PacketOpener(KEY).open(bytes(changed[:SIZE_BYTES]), bytes(changed[SIZE_BYTES:]))
 
 
-def split(data: bytes) -> list[bytes]:
-    packets: list[bytes] = []
+def split(data: bytes | bytearray) -> list[bytes | bytearray]:
+    packets: list[bytes | bytearray] = []
     while data:
         end = SIZE_BYTES + packet_size(data) + 32
         packets.append(data[:end])
