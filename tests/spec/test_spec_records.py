@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import get_args
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ from spec_text import Shape, enumeration_text, parse_fields, rows, shape_of_fiel
 
 from deepshard.consensus import types as consensus
 from deepshard.consensus.validators import ValidatorSet
-from deepshard.ledger import params, trie
+from deepshard.ledger import params, records, transactions, trie
 from deepshard.wire import handshake
 from deepshard.wire.messages import BlobStatus
 
@@ -42,7 +43,43 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], ...]] = {
         params.ProbePlan,
         params.VerdictLimits,
     ),
+    "11-transactions": (
+        transactions.Transaction,
+        transactions.TransactionBody,
+        transactions.SegmentRef,
+        transactions.ProbeScore,
+        transactions.SubmissionReport,
+        records.Chain,
+        records.Supply,
+        records.Account,
+        records.Unbonding,
+        records.ValidatorRecord,
+        records.ActiveSet,
+        records.ActiveValidator,
+        records.Agenda,
+        records.WaitingProposal,
+        records.DataProposal,
+        records.Tally,
+        records.SegmentVerdict,
+        records.Committee,
+        records.Seat,
+        records.SegmentRecord,
+        records.TrainingRound,
+        records.BatchSegment,
+        records.TrainerEntry,
+        records.RoundScoring,
+        records.Probe,
+        records.ModelVersion,
+        records.Licence,
+        records.Receipt,
+    ),
 }
+
+ACTIONS: tuple[type[msgspec.Struct], ...] = get_args(transactions.Action)
+
+FREE: frozenset[type[msgspec.Struct]] = frozenset(
+    {transactions.CommitVote, transactions.RevealVote, transactions.RevealWeights, transactions.ReportScores}
+)
 
 
 def texts_of(chapter: str) -> dict[str, Shape]:
@@ -58,10 +95,23 @@ def texts_of(chapter: str) -> dict[str, Shape]:
     }
 
 
+def names_of(chapter: str) -> dict[str, Shape]:
+    """Shapes of the names that a chapter explains in words or as an enumeration."""
+    texts = texts_of(chapter)
+    if "OutcomeReason" in texts:
+        texts["OutcomeReason"] = ("texts", *sorted(("", *texts["OutcomeReason"][1:])))
+    return texts | {
+        "ChainId": ("str", 1, 50),
+        "ShortText": ("str", 0, 64),
+        "Action": ("one of", *sorted(action.__name__ for action in ACTIONS)),
+        "Fact": ("mixed", ("int", None, None), ("str", 0, None)),
+    }
+
+
 @pytest.mark.parametrize("chapter", RECORDS)
 def test_records_have_the_fields_of_the_code(chapter: str) -> None:
     described = {row["record"]: row["fields"] for row in rows(chapter, "record", "fields")}
-    named = texts_of(chapter) | {"ChainId": ("str", 1, 50), "ShortText": ("str", 0, 64)}
+    named = names_of(chapter)
     assert sorted(described) == sorted(record.__name__ for record in RECORDS[chapter])
     for record in RECORDS[chapter]:
         assert parse_fields(described[record.__name__], named) == shape_of_fields(record), record.__name__
@@ -80,3 +130,13 @@ def test_refusal_reasons_are_those_of_the_code() -> None:
     header = ("reason", "sent by", "meaning", "GOODBYE reason (5.8)")
     listed = [row["reason"].strip("`") for row in rows("04-handshake", *header)]
     assert listed == [reason.value for reason in handshake.RefusalReason]
+
+
+def test_actions_have_the_tags_and_fields_of_the_code() -> None:
+    described = {row["action"]: row for row in rows("11-transactions", "action", "tag", "fee", "fields")}
+    assert list(described) == [action.__name__ for action in ACTIONS]
+    for action in ACTIONS:
+        row = described[action.__name__]
+        assert row["tag"].strip("`") == action.__struct_config__.tag
+        assert row["fee"] == ("no" if action in FREE else "yes")
+        assert parse_fields(row["fields"], names_of("11-transactions")) == shape_of_fields(action), action.__name__
