@@ -6,7 +6,9 @@ WHEELS ?= $(firstword $(wildcard wheels /opt/wheels))
 BIN := .venv/bin
 RUN := OMP_NUM_THREADS=2 $(BIN)/python
 
-.PHONY: devnet test check format bench-quick clean help
+LIGHT_CLIENT := protocol-spec/examples/light-client-js
+
+.PHONY: devnet test test-js check format bench-quick clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -26,8 +28,13 @@ help: ## this list
 devnet: .venv/.installed $(if $(filter smollm2,$(MODEL)),.venv/.smollm2) ## a private network of real processes lives one epoch (MODEL=tiny|smollm2|DIR|owner/name, KEEP=1)
 	$(BIN)/python -m deepshard.devnet --model $(MODEL) $(if $(KEEP),--keep) $(DEVNET_FLAGS)
 
-test: .venv/.installed check ## make check, then every test, with networks of real processes on the tiny model
+test: .venv/.installed check test-js ## make check, then every test, with networks of real processes on the tiny model
 	$(RUN) -m pytest -q --durations=10
+
+test-js: ## the JavaScript light client's own tests, where Node.js is here
+	@if node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' 2>/dev/null \
+	  && command -v npm >/dev/null; then cd $(LIGHT_CLIENT) && npm ci --silent --prefer-offline && npm test --silent; \
+	else echo "Node.js 20.19 or later is not here: the JavaScript light client is skipped"; fi
 
 check: .venv/.installed ## ruff, mypy --strict, import-linter, tidiness
 	$(BIN)/ruff check .
@@ -45,4 +52,5 @@ bench-quick: .venv/.installed ## every bench in its shortest form
 	$(RUN) -m bench.kernel_moments --quick
 
 clean: ## remove what the other targets made
+	rm -rf $(LIGHT_CLIENT)/node_modules
 	rm -rf .venv .devnet .devnet-cache build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -34,8 +34,8 @@ async function run(settings, report) {
     await follower.follow(follower.height + settings.headers);
     await connection.reached(1);
     await follower.skipTo(connection.peerHeight);
-    const model = await currentModel(follower);
-    report('model', { version: model.version, manifest: model.manifest, height: model.provenAt });
+    const { model, height } = await currentModel(follower);
+    report('model', { version: model.version, manifest: model.manifest, height });
     await download(connection, follower, model, ours, settings.shard, report);
     await follower.follow(follower.height + settings.follow);
     report('done', { height: follower.height });

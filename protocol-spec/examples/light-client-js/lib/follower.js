@@ -1,4 +1,4 @@
-// Follows the chain over a connection: asks for light blocks, verifies them, and remembers the state roots (10.5).
+// Follows the chain over a connection: asks for light blocks, verifies them, and proves records under them (10.5, 10.6).
 
 import { LocalError, malformed, RemoteError } from './errors.js';
 import * as limits from './limits.js';
@@ -8,13 +8,14 @@ import { decodeProof, verifyState } from './state.js';
 import { powerOf, totalPower } from './validators.js';
 
 const PROOF_ATTEMPTS = 5;
+const KEPT_BLOCKS = 64; // 6.4/21
 
 export class Follower {
   /** `report(step, facts)` is told every verified header. */
   constructor(connection, genesis, report, nowMs = Date.now) {
     Object.assign(this, { connection, report, nowMs });
     this.trusted = trustGenesis(genesis);
-    this.roots = new Map(); // height -> state root of verified headers
+    this.headers = new Map(); // the newest verified headers, by height
   }
 
   /** Begin from a header that a person trusts, instead of genesis. */
@@ -46,11 +47,12 @@ export class Follower {
     while (this.height < height) {
       for (let target = height; ; target = this.height + Math.ceil((target - this.height) / 2)) {
         const [block] = await this.ask(target, 1);
+        const isNext = target === this.height + 1;
         try {
           const power = trustedPower(this.trusted, block.certificate);
           const known = { trustedPower: power, trustedTotal: totalPower(this.trusted.validators) };
           this.trust(verifySkipping(this.trusted, block, this.nowMs()));
-          this.report('header', { ...this.facts(block), how: 'skipping', ...known });
+          this.report('header', { ...this.facts(block), ...(isNext ? { how: 'sequential' } : { how: 'skipping', ...known }) });
           break;
         } catch (error) {
           if (error.name !== 'InsufficientTrust') throw error; // for the next height it never is
@@ -75,7 +77,8 @@ export class Follower {
 
   trust(trusted) {
     this.trusted = trusted;
-    this.roots.set(this.height, trusted.header.stateRoot);
+    this.headers.set(this.height, trusted.header);
+    this.headers.delete([...this.headers.keys()].find((height) => height < this.height - KEPT_BLOCKS));
   }
 
   facts({ header, certificate, validators }) {
@@ -94,17 +97,17 @@ export class Follower {
 
   /**
    * The bytes of a record of the state, proven under a verified header; null if proven absent (6.4/19 to 6.4/21).
-   * Gives {height, value}.
+   * Gives {header, value}.
    */
   async prove(key) {
     for (let attempt = 0; attempt < PROOF_ATTEMPTS; attempt += 1) {
       const { height, value, proof } = await this.connection.request(Kind.PROOF_REQUEST, { key });
       const at = Number(height);
       if (at > this.height) await this.skipTo(at);
-      const root = this.roots.get(at);
-      if (root === undefined) continue; // of a height that was skipped: the peer's next answer is newer
-      verifyState(root, key, value, decodeProof(proof));
-      return { height: at, value };
+      const header = this.headers.get(at);
+      if (header === undefined) continue; // of a height that was skipped: the peer's next answer is newer
+      verifyState(header.stateRoot, key, value, decodeProof(proof));
+      return { header, value };
     }
     throw new LocalError(`the peer proved nothing at a verified height in ${PROOF_ATTEMPTS} attempts`);
   }

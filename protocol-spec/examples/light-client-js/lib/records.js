@@ -16,18 +16,21 @@ function modelKey(version) {
   return Buffer.concat([Buffer.from('model/', 'ascii'), number]);
 }
 
-/** The newest accepted weights, proven, with the height of the proof; its manifest is that of the certified header. */
+/** The newest accepted weights, proven, as {model, height}. */
 export async function currentModel(follower) {
   const { value: chain } = await follower.prove(Buffer.from('chain', 'ascii'));
   if (chain === null) throw new LocalError('the state has no chain record');
   const { version } = decode(chain, Chain, RECORD_BYTES_MAX);
-  const { value, height: provenAt } = await follower.prove(modelKey(version));
+  const { value, header } = await follower.prove(modelKey(version));
   if (value === null) throw new LocalError(`the state has no weights of version ${version}`);
-  return { ...decode(value, ModelVersion, RECORD_BYTES_MAX), provenAt };
+  const model = decode(value, ModelVersion, RECORD_BYTES_MAX);
+  // Another manifest in the header means that a round ended between the two proofs: it names the newer version (10.2/3).
+  if (!model.manifest.equals(header.manifest)) return currentModel(follower);
+  return { model, height: Number(header.height) };
 }
 
 /** Whether an address has a licence, proven: {height, lastVersion}, where lastVersion is null without one. */
 export async function licence(follower, address) {
-  const { value, height: provenAt } = await follower.prove(Buffer.concat([Buffer.from('licence/', 'ascii'), address]));
-  return { height: provenAt, lastVersion: value === null ? null : decode(value, Licence, RECORD_BYTES_MAX).lastVersion };
+  const { value, header } = await follower.prove(Buffer.concat([Buffer.from('licence/', 'ascii'), address]));
+  return { height: Number(header.height), lastVersion: value === null ? null : decode(value, Licence, RECORD_BYTES_MAX).lastVersion };
 }
