@@ -1,0 +1,39 @@
+"""The other process: `python -m bench.wire.peer link|plain|sealed` prints its port and receives."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+import trio
+
+from . import link, plain
+
+
+def silence() -> None:
+    """Log errors only: a log line for each run would stand in the table."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+
+
+@contextmanager
+def receiver(kind: str) -> Iterator[int]:
+    """A receiving process of a kind, and its port."""
+    command = [sys.executable, "-m", "bench.wire.peer", kind]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+if __name__ == "__main__":
+    silence()
+    if sys.argv[1] == "link":
+        trio.run(link.receive)
+    else:
+        plain.serve(sys.argv[1])
