@@ -4,7 +4,7 @@
 import { malformed } from './errors.js';
 import * as limits from './limits.js';
 import { bytes, decode, encode, enumeration, int, list, optional, record, text, tuple } from './msgpack.js';
-import { digest, height } from './types.js';
+import { count as blockNumber, digest, height } from './types.js';
 
 const requestId = int(0, 2n ** 62n);
 const anyBytes = bytes(0, limits.BODY_BYTES_MAX);
@@ -30,10 +30,17 @@ const kind = (number, name, streamClass, fields, hasAttachment = false) => [
   { ...record(name, fields), streamClass, hasAttachment },
 ];
 const count = int(1, limits.SYNC_BLOCKS_MAX);
+const topic = int(0, 255);
+const ids = list(bytes(16), limits.GOSSIP_IDS_MAX);
 
 const CATALOGUE = new Map([
   kind(4, 'Peers', 'gossip', { addresses: list(text(280), limits.PEERS_MAX) }),
   kind(5, 'Status', 'consensus', { height }),
+  kind(6, 'Graft', 'gossip', { topic }),
+  kind(7, 'Prune', 'gossip', { topic, backoffS: int(0, limits.GOSSIP_BACKOFF_S_MAX) }),
+  kind(8, 'IHave', 'gossip', { topic, ids }),
+  kind(9, 'IWant', 'gossip', { ids }),
+  kind(10, 'IDontWant', 'gossip', { ids }),
   kind(16, 'Transactions', 'gossip', { transactions: list(bytes(0, limits.TRANSACTION_BYTES_MAX), 1024) }),
   kind(17, 'BlockProposal', 'consensus', { proposal: bytes(0, 512), block: bytes(0, limits.BLOCK_BYTES_MAX) }),
   kind(18, 'Votes', 'consensus', { votes: list(bytes(0, 512), 512) }),
@@ -53,7 +60,7 @@ const CATALOGUE = new Map([
   kind(36, 'RangeRequest', 'gossip', {
     request: requestId,
     digest,
-    firstBlock: int(0, 2 ** 31 - 1),
+    firstBlock: blockNumber,
     blockCount: int(1, limits.RANGE_BLOCKS_MAX),
   }),
   kind(
@@ -64,8 +71,8 @@ const CATALOGUE = new Map([
       request: requestId,
       digest,
       status: blobStatus,
-      size: int(0, 2 ** 31 - 1),
-      firstBlock: int(0, 2 ** 31 - 1),
+      size: int(0, limits.BLOB_BYTES_MAX),
+      firstBlock: blockNumber,
       proof: list(digest, limits.RANGE_PROOF_DIGESTS_MAX),
     },
     true,
@@ -80,6 +87,9 @@ const REPLIES = new Map([
 
 /** 'consensus', 'gossip' or 'bulk' (6.2/1, 5.3); null for a kind that isn't in the catalogue. */
 export const classOf = (number) => CATALOGUE.get(number)?.streamClass ?? null;
+
+/** The record of a kind's fields. */
+export const decoderOf = (number) => CATALOGUE.get(number);
 
 /** Whether messages of a kind may have an attachment (6.2/2). */
 export const mayAttach = (number) => CATALOGUE.get(number)?.hasAttachment ?? true;
