@@ -125,6 +125,7 @@ def test_tests_do_not_sleep() -> None:
     assert sleeping == []
 
 
+@pytest.mark.clause("15.6/1")
 def test_nothing_is_loaded_that_can_run_code() -> None:
     unsafe = [name for name, tree in python_files() if imported(tree) & UNSAFE_LOADERS]
     unsafe += [f"{name}:{line}" for name, tree in python_files() for line in calls_of(tree, "torch", "load")]

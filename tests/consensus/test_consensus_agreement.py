@@ -13,6 +13,7 @@ from deepshard.consensus.validators import ValidatorSet
 ROUNDS_AFTER_FAULTS_MAX = 8
 
 
+@pytest.mark.clause("9.3/1")
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), steps=st.integers(0, 300), powers=st.sampled_from([(1, 1, 1, 1), (5, 3, 4, 2, 6)]))
 def test_honest_nodes_agree_and_decide_when_the_faults_stop(seed: int, steps: int, powers: tuple[int, ...]) -> None:
@@ -22,6 +23,7 @@ def test_honest_nodes_agree_and_decide_when_the_faults_stop(seed: int, steps: in
     assert network.equivocations == 0
 
 
+@pytest.mark.clause("9.3/7")
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32), steps=st.integers(50, 400), byzantine=st.integers(0, 3))
 def test_an_equivocator_below_a_third_breaks_neither_agreement_nor_progress(

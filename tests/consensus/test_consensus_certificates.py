@@ -58,6 +58,7 @@ def _tampered() -> CommitCertificate:
     return replace(good, signatures=(good.signatures[0], forged, good.signatures[2]))
 
 
+@pytest.mark.clause("10.4/1", "10.4/2", "10.4/4")
 @pytest.mark.parametrize(
     ("forged", "fault"),
     [
@@ -74,11 +75,13 @@ def test_a_forged_certificate_is_refused(forged: Callable[[], CommitCertificate]
         verify_certificate(CHAIN, SET, forged(), BLOCK, 5)
 
 
+@pytest.mark.clause("10.4/1")
 def test_nothing_proves_nil() -> None:
     with pytest.raises(InvalidCertificate, match="is for block"):
         verify_certificate(CHAIN, SET, certificate((0, 1, 3), block_id=ZERO_DIGEST), ZERO_DIGEST, 5)
 
 
+@pytest.mark.clause("10.4/3")
 def test_power_counts_and_not_heads() -> None:
     weighted = validator_set(1, 1, 1, 6)
     with pytest.raises(InsufficientPower) as caught:
@@ -89,6 +92,7 @@ def test_power_counts_and_not_heads() -> None:
         verify_certificate(CHAIN, weighted, certificate((3,)), BLOCK, 5)
 
 
+@pytest.mark.clause("10.4/2")
 def test_strangers_and_other_chains_are_refused() -> None:
     smaller = ValidatorSet(SET.validators[:3])
     with pytest.raises(InvalidCertificate, match="is no validator"):
@@ -97,6 +101,7 @@ def test_strangers_and_other_chains_are_refused() -> None:
         verify_certificate("other-chain", SET, certificate((0, 1, 2)), BLOCK, 5)
 
 
+@pytest.mark.clause("10.4/4", "9.2/2")
 def test_prevotes_are_no_precommits() -> None:
     message = vote_sign_bytes(CHAIN, VoteKind.PREVOTE, 5, 2, BLOCK)
     signatures = tuple(CommitSignature(key.address, key.sign(VOTE_TAG, message)) for key in KEYS)
@@ -109,12 +114,14 @@ def test_the_hash_tells_certificates_apart() -> None:
     assert certificate_hash(certificate((0, 1, 2))) != certificate_hash(certificate((0, 1, 3)))
 
 
+@pytest.mark.clause("12.1/1")
 def test_the_largest_certificate_fits_its_bound() -> None:
     entry = CommitSignature(bytes(20), bytes(64))
     largest = CommitCertificate(2**62, 2**31 - 1, BLOCK, (entry,) * VALIDATORS_MAX)
     assert len(encode(largest)) <= CERTIFICATE_BYTES_MAX
 
 
+@pytest.mark.clause("9.2/2", "9.2/3")
 def test_votes() -> None:
     message = vote_sign_bytes(CHAIN, VoteKind.PREVOTE, 5, 0, BLOCK)
     vote = Vote(VoteKind.PREVOTE, 5, 0, BLOCK, KEYS[1].address, KEYS[1].sign(VOTE_TAG, message))
@@ -132,6 +139,7 @@ def signed_proposal(round_: int, valid_round: int, signer: int, block_id: bytes 
     return replace(blank, signature=KEYS[signer].sign(PROPOSAL_TAG, blank.sign_bytes(CHAIN)))
 
 
+@pytest.mark.clause("9.2/4", "9.2/6")
 def test_proposals() -> None:
     turn = SET.validators.index(proposer(SET, 5, 3))
     good = signed_proposal(3, 1, turn)

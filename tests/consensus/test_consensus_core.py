@@ -94,6 +94,7 @@ def test_others_only_wait_for_a_proposal() -> None:  # line 21
     assert run(started.state, ValueBuilt(HEIGHT, 0, A)) == (started.state, [])
 
 
+@pytest.mark.clause("9.3/5")
 @pytest.mark.parametrize(("valid", "voted"), [(True, A), (False, NIL)])
 def test_a_fresh_proposal_is_prevoted_if_valid(valid: bool, voted: bytes) -> None:  # lines 22-27  # noqa: FBT001
     state, effects = run(fresh(), offer(0, A, valid=valid), offer(0, A, valid=valid))
@@ -101,12 +102,14 @@ def test_a_fresh_proposal_is_prevoted_if_valid(valid: bool, voted: bytes) -> Non
     assert state.step is Step.PREVOTE
 
 
+@pytest.mark.clause("9.3/2")
 @pytest.mark.parametrize(("proposed", "voted"), [(A, A), (B, NIL)])
 def test_a_lock_answers_other_fresh_proposals_with_nil(proposed: bytes, voted: bytes) -> None:  # line 23
     _, effects = run(locked(A), offer(1, proposed))
     assert effects == [CastVote(PREVOTE, HEIGHT, 1, voted)]
 
 
+@pytest.mark.clause("9.3/2")
 def test_a_reproposal_waits_for_its_proof_of_lock() -> None:  # line 28
     state, _ = run(fresh(), *votes(PREVOTE, 1, NIL, 2))
     assert state.round == 1
@@ -116,12 +119,14 @@ def test_a_reproposal_waits_for_its_proof_of_lock() -> None:  # line 28
     assert effects == [CastVote(PREVOTE, HEIGHT, 1, B)]
 
 
+@pytest.mark.clause("9.3/5")
 def test_an_invalid_reproposal_gets_nil() -> None:
     state, _ = run(fresh(), *votes(PREVOTE, 1, NIL, 2))
     _, effects = run(state, offer(1, B, 0, valid=False))
     assert effects == [CastVote(PREVOTE, HEIGHT, 1, NIL)]
 
 
+@pytest.mark.clause("9.3/2")
 @pytest.mark.parametrize(("lock_round", "voted"), [(0, B), (1, B), (2, NIL)])
 def test_a_proof_of_lock_of_no_earlier_round_unlocks(lock_round: int, voted: bytes) -> None:  # line 29
     state = replace(fresh(), round=3, locked_round=lock_round, locked_id=A, valid_round=lock_round, valid_id=A)
@@ -139,12 +144,14 @@ def test_any_quorum_of_prevotes_starts_the_timeout_once() -> None:  # lines 34-3
     assert run(state, *two, vote_by(SET, OTHERS[2], PREVOTE, 0, B))[1] == []
 
 
+@pytest.mark.clause("9.3/3")
 def test_a_quorum_of_prevotes_locks_and_precommits() -> None:  # lines 36-43
     state, effects = run(fresh(), offer(0, A), *votes(PREVOTE, 0, A))
     assert effects[:2] == [CastVote(PREVOTE, HEIGHT, 0, A), CastVote(PRECOMMIT, HEIGHT, 0, A)]
     assert (state.locked_round, state.locked_id, state.valid_round, state.valid_id) == (0, A, 0, A)
 
 
+@pytest.mark.clause("9.3/3")
 def test_prevotes_alone_lock_nothing_without_the_block() -> None:  # line 36
     state, _ = run(fresh(), TimeoutElapsed(Step.PROPOSE, HEIGHT, 0), *votes(PREVOTE, 0, A))
     assert (state.step, state.locked_round, state.valid_round) == (Step.PREVOTE, -1, -1)
@@ -193,6 +200,7 @@ def test_any_quorum_of_precommits_starts_the_timeout_in_every_step(step: Step) -
     assert run(state, *mixed, *mixed)[1] == [ScheduleTimeout(Step.PRECOMMIT, HEIGHT, 0)]
 
 
+@pytest.mark.clause("9.3/6")
 def test_a_quorum_of_precommits_decides_with_a_certificate() -> None:  # lines 49-54
     state, effects = run(fresh(), offer(0, A), *votes(PRECOMMIT, 0, A))
     decided = effects[-1]
@@ -202,6 +210,7 @@ def test_a_quorum_of_precommits_decides_with_a_certificate() -> None:  # lines 4
     assert run(state, *votes(PREVOTE, 0, A), TimeoutElapsed(Step.PROPOSE, HEIGHT, 0)) == (state, [])
 
 
+@pytest.mark.clause("9.3/6")
 @pytest.mark.parametrize(("decided", "current"), [(0, 2), (3, 0)])
 def test_a_decision_may_come_from_any_round(decided: int, current: int) -> None:  # line 49
     state = replace(fresh(), round=current)
@@ -210,6 +219,7 @@ def test_a_decision_may_come_from_any_round(decided: int, current: int) -> None:
     assert effects[-1].round == decided
 
 
+@pytest.mark.clause("9.3/6")
 def test_precommits_decide_nothing_without_a_valid_block() -> None:  # line 50
     state, effects = run(fresh(), offer(0, A, valid=False), *votes(PRECOMMIT, 0, A))
     assert state.decision is None
@@ -239,6 +249,7 @@ def test_every_round_has_its_own_timeouts_and_its_own_proposal() -> None:
     assert effects[-2:] == [ScheduleTimeout(Step.PRECOMMIT, HEIGHT, turn), Propose(HEIGHT, turn, -1, B)]
 
 
+@pytest.mark.clause("9.3/8")
 def test_we_catch_up_from_far_behind_but_keep_few_votes_ahead() -> None:
     far = FUTURE_ROUNDS_MAX + 50
     state, _ = run(fresh(), vote_by(SET, OTHERS[0], PREVOTE, far, A))
@@ -282,6 +293,7 @@ def test_what_does_not_concern_this_height_changes_nothing() -> None:
     assert run(state, *events) == (state, [])
 
 
+@pytest.mark.clause("9.3/7")
 def test_an_equivocator_counts_for_both_values_and_once_for_any() -> None:
     first, second = vote_by(SET, OTHERS[0], PREVOTE, 0, B), vote_by(SET, OTHERS[0], PREVOTE, 0, A)
     third = vote_by(SET, OTHERS[0], PREVOTE, 0, NIL)
@@ -292,6 +304,7 @@ def test_an_equivocator_counts_for_both_values_and_once_for_any() -> None:
     assert (tally.power, tally.power_by_id) == (1, {A: 1, B: 1})
 
 
+@pytest.mark.clause("9.3/7")
 def test_an_equivocators_third_vote_needs_honest_support() -> None:
     spam = [vote_by(SET, OTHERS[0], PREVOTE, 0, block(name)) for name in ("x", "y", "a", "z")]
     state, _ = run(fresh(), *spam)
@@ -317,6 +330,7 @@ def test_a_follower_follows_but_never_speaks() -> None:
     assert {type(effect) for effect in effects} <= {Decide, ScheduleTimeout}
 
 
+@pytest.mark.clause("9.7/1")
 def test_a_restarted_validator_keeps_round_step_and_lock() -> None:
     before, _ = run(fresh(), offer(0, A), *votes(PREVOTE, 0, A))
     safety = before.safety()

@@ -109,6 +109,7 @@ def test_every_block_of_the_chain_is_valid() -> None:
         check(block, tip, proposer=block.header.proposer, time_ms_max=block.header.time_ms)
 
 
+@pytest.mark.clause("10.3/1", "10.3/2", "10.3/4", "14.1/4")
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
@@ -136,6 +137,7 @@ def test_a_header_that_does_not_fit_is_refused(changes: dict[str, Any], fault: s
         )
 
 
+@pytest.mark.clause("10.3/2")
 def test_validators_must_be_those_the_parent_announced() -> None:
     tip, block, _ = CHAIN_OF_8[2]
     header = replace(block.header, validators_hash=SETS[6].hash(), proposer=SETS[6].validators[0].address)
@@ -143,6 +145,7 @@ def test_validators_must_be_those_the_parent_announced() -> None:
         validate_block(replace(block, header=header), chain_id=CHAIN, parent=tip, validators=SETS[6])
 
 
+@pytest.mark.clause("10.3/3", "10.3/4")
 @pytest.mark.parametrize(
     ("transactions", "fault"),
     [
@@ -158,6 +161,7 @@ def test_transactions_are_bounded_and_ordered(transactions: tuple[bytes, ...], f
         check(replace(block, transactions=transactions), tip)
 
 
+@pytest.mark.clause("10.3/5")
 def test_the_last_commit_must_prove_the_parent() -> None:
     tip, block, _ = CHAIN_OF_8[2]
     weak = sign(CHAIN_OF_8[1][1].header, SETS[2], 2)
@@ -186,6 +190,7 @@ def skipping(state: LightState, block: LightBlock, *, now_ms: int = NOW_MS) -> L
     return verify_skipping(state, block, now_ms=now_ms, trusting_period_ms=PERIOD_MS)
 
 
+@pytest.mark.clause("10.5/4", "10.5/5")
 def test_the_chain_can_be_followed_header_by_header_and_by_skips() -> None:
     state = TRUSTED
     for block in LIGHT:
@@ -194,6 +199,7 @@ def test_the_chain_can_be_followed_header_by_header_and_by_skips() -> None:
     assert skipping(skipping(skipping(TRUSTED, LIGHT[2]), LIGHT[4]), LIGHT[7]) == state
 
 
+@pytest.mark.clause("10.5/5")
 def test_a_skip_over_too_many_new_validators_is_refused() -> None:
     assert skipping(TRUSTED, LIGHT[2]).height == 3
     with pytest.raises(InsufficientTrust) as caught:
@@ -203,6 +209,7 @@ def test_a_skip_over_too_many_new_validators_is_refused() -> None:
     assert caught.value.penalty == 0
 
 
+@pytest.mark.clause("10.5/7")
 def test_trust_expires() -> None:
     fresh_until = START_MS + PERIOD_MS
     assert sequential(TRUSTED, LIGHT[0], now_ms=fresh_until - 1).height == 1
@@ -216,6 +223,7 @@ def forge(height: int, validators: ValidatorSet, **changes: Any) -> LightBlock:
     return LightBlock(header, sign(header, validators), validators)
 
 
+@pytest.mark.clause("10.5/2", "10.5/3", "10.5/4")
 @pytest.mark.parametrize(
     ("forged", "fault"),
     [
@@ -236,6 +244,7 @@ def test_a_forged_next_header_is_refused(forged: LightBlock, fault: str) -> None
         sequential(TRUSTED, forged)
 
 
+@pytest.mark.clause("10.5/3", "10.5/5", "10.5/6")
 def test_a_forged_far_header_is_refused() -> None:
     state = skipping(TRUSTED, LIGHT[2])
     with pytest.raises(InvalidLightBlock, match="not later"):
@@ -255,6 +264,7 @@ def test_a_forged_far_header_is_refused() -> None:
         skipping(state, replace(weak, certificate=replace(weak.certificate, signatures=unsigned)))
 
 
+@pytest.mark.clause("10.5/1")
 def test_a_light_block_is_decoded_within_bounds() -> None:
     block = LIGHT[0]
     with pytest.raises(MalformedMessage):

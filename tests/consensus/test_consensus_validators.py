@@ -17,6 +17,7 @@ from deepshard.limits import VALIDATOR_SET_BYTES_MAX, VALIDATORS_MAX
 MEMBERS = validator_set(1, 1, 1).validators
 
 
+@pytest.mark.clause("10.1/1")
 @pytest.mark.parametrize(
     ("members", "fault"),
     [
@@ -85,6 +86,7 @@ def test_a_dead_proposer_costs_one_round() -> None:
     assert all(first != second for first, second in itertools.pairwise(turns))
 
 
+@pytest.mark.clause("9.4/1")
 def test_the_proposer_order_is_fixed() -> None:
     validators = validator_set(1, 1, 1, 1)
     turns = [validators.validators.index(proposer(validators, 1, round_)) for round_ in range(12)]

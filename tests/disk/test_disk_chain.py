@@ -215,6 +215,7 @@ def test_a_lost_or_emptied_guard_is_refused(tmp_path: Path) -> None:
         open_store(tmp_path)
 
 
+@pytest.mark.clause("9.7/1")
 def test_the_guard_survives_the_loss_of_the_chain(tmp_path: Path) -> None:
     fill(tmp_path)
     for path in tmp_path.glob("chain.db*"):
@@ -258,6 +259,7 @@ def test_a_chain_locked_by_another_process_is_a_local_error(tmp_path: Path, monk
     store.close()
 
 
+@pytest.mark.clause("9.3/1", "9.7/1")
 @pytest.mark.parametrize(
     ("kind", "height", "round_", "block_id"),
     [

@@ -54,6 +54,7 @@ def test_the_bound_is_checked_before_decoding() -> None:
     assert (caught.value.size, caught.value.limit) == (11, 10)
 
 
+@pytest.mark.clause("13.1/3")
 @given(st.binary(max_size=200))
 def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
     try:

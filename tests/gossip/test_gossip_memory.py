@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,6 +64,7 @@ def test_time_takes_points_away() -> None:
         assert not scores.penalise(b"p", Fault(), 1000.0 + 150 * step)
 
 
+@pytest.mark.clause("13.2/4")
 def test_one_bad_signature_bans_and_a_fault_of_the_network_costs_nothing() -> None:
     scores = PeerScores()
     assert BadSignature.penalty >= PEER_SCORE_BAN

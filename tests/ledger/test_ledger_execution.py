@@ -60,6 +60,7 @@ def transfer(nonce: int, amount: int = TOKEN, chain: str = CHAIN_ID) -> bytes:
     return sign_transaction(ALICE, chain, nonce, Transfer(BOB.address, amount))
 
 
+@pytest.mark.clause("11.3/1", "11.9/1")
 def test_a_transfer_moves_money_and_pays_the_fee() -> None:
     network = Network()
     result = network.block(transfer(0), transfer(1, 2 * TOKEN))
@@ -86,6 +87,7 @@ def tampered(data: bytes) -> bytes:
     return encode(replace(transaction, signature=transaction.signature[:-1] + b"\x00"))
 
 
+@pytest.mark.clause("11.2/2", "11.2/4", "10.3/6")
 @pytest.mark.parametrize(
     ("data", "error"),
     [
@@ -121,6 +123,7 @@ def test_errors_carry_facts() -> None:
     assert (poor.value.needed, poor.value.balance) == (BALANCE + FEE, BALANCE)
 
 
+@pytest.mark.clause("11.7/1")
 def test_the_same_block_gives_the_same_root_and_its_order_matters() -> None:
     network = Network()
     transactions = [transfer(0), *network.sign(BUYER, BuyLicence(0, 9 * TOKEN)), transfer(1)]
@@ -132,6 +135,7 @@ def test_the_same_block_gives_the_same_root_and_its_order_matters() -> None:
     assert receipts_root(swapped.receipts) != receipts_root(results[0].receipts)
 
 
+@pytest.mark.clause("11.7/2")
 def test_the_proposer_opens_its_onion_and_turns_the_beacon() -> None:
     network = Network()
     before, context = network.state.chain(), network.context()
@@ -200,6 +204,7 @@ def test_selection_orders_nonces_and_leaves_out_what_fails() -> None:
     assert len(select_transactions(network.state, context, candidates, bytes_max=10**6, count_max=2)) == 2
 
 
+@pytest.mark.clause("11.3/1", "11.3/3")
 def test_bonds_count_from_the_next_epoch_on() -> None:
     network = Network()
     newcomer = BUYER
@@ -219,6 +224,7 @@ def test_bonds_count_from_the_next_epoch_on() -> None:
     assert network.facts("epoch")[0].facts == (("epoch", 1), ("validators", 5), ("stake", 4601 * TOKEN))
 
 
+@pytest.mark.clause("11.3/1", "11.3/2")
 def test_unbonded_stake_comes_back_after_the_delay() -> None:
     network = Network()
     leaver = VALIDATORS[0]
@@ -245,6 +251,7 @@ def test_unbonded_stake_comes_back_after_the_delay() -> None:
     assert network.facts("unbonded")[0].facts == (("released", 1000 * TOKEN),)
 
 
+@pytest.mark.clause("11.3/1")
 def test_withdrawals_are_bounded() -> None:
     network = Network()
     leaver = VALIDATORS[0]
@@ -252,6 +259,7 @@ def test_withdrawals_are_bounded() -> None:
         network.block(*network.sign(leaver, *[Unbond(TOKEN)] * (UNBONDING_ENTRIES_MAX + 1)))
 
 
+@pytest.mark.clause("11.3/3")
 def test_the_last_validators_cannot_leave_the_network_without_any() -> None:
     network = Network()
     network.block(*[network.sign(v, Unbond(1000 * TOKEN))[0] for v in VALIDATORS])
@@ -281,6 +289,7 @@ def tip_of(network: Network, sender: SecretKey) -> bytes:
     return record.onion_tip if record else ONIONS[sender.address].tip
 
 
+@pytest.mark.clause("11.1/2")
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.sampled_from(SENDERS), ACTIONS), max_size=4), max_size=8))
 def test_money_is_conserved_whatever_is_sent(blocks: list[list[tuple[SecretKey, Action]]]) -> None:
@@ -300,6 +309,7 @@ def test_money_is_conserved_whatever_is_sent(blocks: list[list[tuple[SecretKey, 
         network.block(*chosen)  # counts all money
 
 
+@pytest.mark.clause("11.2/4", "13.1/3")
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 120), st.integers(0, 255))
 def test_junk_is_refused_as_the_senders_fault(junk: bytes, place: int, flip: int) -> None:

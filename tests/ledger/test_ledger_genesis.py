@@ -19,6 +19,7 @@ def test_text_form_is_json_and_comes_back() -> None:
     assert load_genesis(text).hash() == GENESIS.hash()
 
 
+@pytest.mark.clause("10.7/5", "10.7/6")
 def test_first_state() -> None:
     state = genesis_state(GENESIS)
     total = 4 * 1000 * TOKEN + 10 * BALANCE
@@ -63,6 +64,7 @@ def test_unreadable_files_are_refused(text: str) -> None:
 V, A = GENESIS.validators, GENESIS.accounts
 
 
+@pytest.mark.clause("10.7/3")
 @pytest.mark.parametrize(
     ("genesis", "message"),
     [
@@ -80,6 +82,7 @@ def test_contradictions_are_refused(genesis: Genesis, message: str) -> None:
         load_genesis(dump_genesis(genesis))
 
 
+@pytest.mark.clause("10.7/3", "10.7/4")
 @pytest.mark.parametrize(
     ("params", "message"),
     [
@@ -101,6 +104,7 @@ def test_inconsistent_parameters_are_refused(params: Params, message: str) -> No
         genesis_state(replace(GENESIS, params=params))
 
 
+@pytest.mark.clause("10.7/3")
 @pytest.mark.parametrize("chain_id", ["devnet\n", "-devnet", "Devnet", "dev net", "", "d" * 51])
 def test_a_chain_id_is_one_line_of_letters_digits_and_hyphens(chain_id: str) -> None:
     # In a regular expression of Python `$` also stands before a newline at the end.

@@ -32,6 +32,7 @@ def test_exponential_is_exact_to_eighteen_digits(x: int) -> None:
     assert abs(Decimal(mantissa) * 2**doublings / 2**64 / true - 1) < Decimal("1e-17")
 
 
+@pytest.mark.clause("11.6/3")
 @given(st.integers(0, 1 << 70), st.integers(0, 1 << 66))
 @settings(max_examples=80, deadline=None)
 def test_exponential_is_monotone(x: int, more: int) -> None:
@@ -49,6 +50,7 @@ def test_exponential_is_monotone_across_doublings() -> None:
         assert low[0] << low[1] <= high[0] << high[1]
 
 
+@pytest.mark.clause("11.6/2")
 @pytest.mark.parametrize(
     ("value", "price"),
     [(0, 5 * TOKEN), (1000, 5525854590), (10_000, 13591409142), (100_000, 110132328974033)],
@@ -59,12 +61,14 @@ def test_known_prices(value: int, price: int) -> None:
     assert abs(price - exact) <= 1
 
 
+@pytest.mark.clause("11.6/2")
 def test_price_saturates() -> None:
     assert licence_price(PARAMS, 1 << 60) == PRICE_MAX
     assert licence_price(replace(PARAMS, price_base=1), 430_000) == PRICE_MAX
     assert licence_price(replace(PARAMS, price_kappa_nano=0), 1 << 60) == PARAMS.price_base
 
 
+@pytest.mark.clause("11.6/1")
 def test_a_licence_splits_its_price() -> None:
     network = Network()
     before = network.state
@@ -84,6 +88,7 @@ def test_a_licence_splits_its_price() -> None:
     assert after.licences() == [(BUYER.address, licence)]
 
 
+@pytest.mark.clause("11.6/1")
 def test_a_licence_is_refused_above_the_limit_or_for_other_weights() -> None:
     network = Network()
     with pytest.raises(PriceAboveLimit) as caught:

@@ -32,6 +32,7 @@ def proposal_of(*names: str, size: int = 100, stake: int = STAKE) -> ProposeData
     return ProposeData(tuple(SegmentRef(digest(name), size) for name in names), "t", "en", "CC0", stake)
 
 
+@pytest.mark.clause("11.4/1", "11.4/12")
 @pytest.mark.parametrize(
     ("accepts", "harmful", "status", "lost"),
     [
@@ -99,6 +100,7 @@ def test_phases_end_early_when_all_have_acted_or_at_the_deadline() -> None:
     assert network.status(proposal) == "accepted"
 
 
+@pytest.mark.clause("11.4/5")
 @pytest.mark.parametrize("voters", [3, 2])
 def test_an_absent_member_costs_the_grace_and_a_minority_waits_for_the_deadline(voters: int) -> None:
     network = Network(vote_commit_blocks=40, vote_reveal_blocks=40, grace_blocks=3)
@@ -119,6 +121,7 @@ def test_an_absent_member_costs_the_grace_and_a_minority_waits_for_the_deadline(
         assert network.status(proposal) == "accepted"
 
 
+@pytest.mark.clause("11.4/3")
 def test_the_committee_is_drawn_from_the_beacon_of_the_proposals_block() -> None:
     network = Network(committee_size=2)
     proposal = network.propose("a")
@@ -143,6 +146,7 @@ def test_committees_follow_stake() -> None:
     assert [seat.stake for seat in everyone] == [1, 1, 8]
 
 
+@pytest.mark.clause("11.4/1")
 def test_proposals_are_checked() -> None:
     network = Network()
 
@@ -172,6 +176,7 @@ def test_open_proposals_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         network.propose("b")
 
 
+@pytest.mark.clause("11.4/1", "11.4/2")
 def test_votes_are_checked() -> None:
     network = Network()
     proposal = network.propose("a", "b")

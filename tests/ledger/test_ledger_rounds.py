@@ -48,6 +48,7 @@ def balances(network: Network) -> list[int]:
     return [network.state.account(address).balance for address in ADDRESSES]
 
 
+@pytest.mark.clause("11.5/19", "11.5/21")
 def test_an_accepted_round_pays_the_honest_and_slashes_the_dishonest() -> None:
     network = accepted_network()
     before = balances(network)
@@ -71,6 +72,7 @@ def test_an_accepted_round_pays_the_honest_and_slashes_the_dishonest() -> None:
     assert list(network.state.heldout_pool())[3:] == [digest(text) for text in "abc"]
 
 
+@pytest.mark.clause("11.9/1")
 def test_receipts_tell_the_same_story() -> None:
     network = accepted_network()
     network.epoch(["honest", "base", "honest", "honest"])
@@ -89,6 +91,7 @@ def test_receipts_tell_the_same_story() -> None:
     assert kinds == ["round-opened", "round-training", "round-revealing", "round-scoring", "round-accepted"]
 
 
+@pytest.mark.clause("11.5/21")
 def test_informants_share_by_measured_gain() -> None:
     network = Network(informant_cap_bp=10_000)
     other = VALIDATORS[0]
@@ -131,6 +134,7 @@ def test_missed_deadlines_cost_the_stake_even_in_a_void_round() -> None:
     assert network.state.supply().treasury == 200 * TOKEN + fees
 
 
+@pytest.mark.clause("11.5/20")
 def test_nobody_joining_waits_longer_each_time_and_never_blames_the_data() -> None:
     network = accepted_network()
     waits = []
@@ -146,6 +150,7 @@ def test_nobody_joining_waits_longer_each_time_and_never_blames_the_data() -> No
     assert network.status(network.round().proposals[0]) == "accepted"
 
 
+@pytest.mark.clause("11.5/20")
 def test_three_void_rounds_make_the_data_contested_and_free_again() -> None:
     network = accepted_network()
     for number in range(1, 4):
@@ -215,6 +220,7 @@ def test_rejected_text_that_was_accepted_later_is_no_probe() -> None:
     assert drawn == set(network.state.canary_pool()) | {digest("b")}
 
 
+@pytest.mark.clause("11.5/1")
 def test_joining_is_checked() -> None:
     network = accepted_network()
     network.blocks_until(network.in_phase("joining"))
@@ -239,6 +245,7 @@ def test_joining_is_checked() -> None:
         network.block(*network.sign(trainer, CommitWeights(1, digest("c")), CommitWeights(1, digest("d"))))
 
 
+@pytest.mark.clause("11.5/1", "11.5/2")
 def test_revealing_is_checked() -> None:
     network = accepted_network()
     network.join(TRAINERS[:3])
@@ -263,11 +270,13 @@ def test_revealing_is_checked() -> None:
     )
 
 
+@pytest.mark.clause("11.5/2")
 def test_a_copied_commitment_opens_for_nobody_else() -> None:
     reveal = RevealWeights(1, digest("m"), digest("w"), digest("c"), digest("s"))
     assert weights_commitment(reveal, ADDRESSES[0]) != weights_commitment(reveal, ADDRESSES[1])
 
 
+@pytest.mark.clause("11.5/1")
 def test_reports_are_checked() -> None:
     network = accepted_network()
     network.join(TRAINERS[:2])

@@ -20,6 +20,7 @@ PLAN = ProbePlan(
 )
 
 
+@pytest.mark.clause("1.4/2", "1.4/3")
 def test_draws_read_the_documented_stream() -> None:
     words = [
         int.from_bytes(block[i : i + 8], "little")
@@ -35,6 +36,7 @@ def test_draws_read_the_documented_stream() -> None:
     assert [draws.below(bound) for _ in range(60)] == [word for word in words if word < bound][:60]
 
 
+@pytest.mark.clause("11.5/9", "11.5/10")
 @given(st.binary(max_size=8), st.integers(0, 30), st.integers(0, 40))
 @settings(max_examples=60, deadline=None)
 def test_samples_are_distinct_and_permutations_complete(seed: bytes, size: int, count: int) -> None:
@@ -62,6 +64,7 @@ def test_weighted_draws_follow_the_weights() -> None:
     assert first.count(2) == 0
 
 
+@pytest.mark.clause("11.5/9", "11.5/12")
 def test_data_order_is_pinned() -> None:
     assert data_order(bytes(32), 6, 2) == ((5, 2, 3, 0, 1, 4), (1, 4, 0, 5, 2, 3))
     assert data_order(bytes(32), 0, 1) == ((),)
@@ -83,6 +86,7 @@ TOKENS = tuple(range(100, 140))
 TABLE = (*TOKENS, *range(500, 600))
 
 
+@pytest.mark.clause("11.10/4")
 def test_perturbation_is_pinned() -> None:
     got = perturb(tuple(range(10)), tuple(range(50, 60)), plan=PLAN, seed=bytes(32), probe=1, index=2)
     assert got == (0, 1, 2, 3, 4, 5, 6, 58, 56, 9)

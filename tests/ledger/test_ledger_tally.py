@@ -38,6 +38,7 @@ def judged(ballots: list[Ballot], rule: TallyRule = "dynamic-threshold") -> tupl
     return tally(params(rule), ballots, 1, sum(one.stake for one in ballots))
 
 
+@pytest.mark.clause("11.4/11")
 @given(st.lists(st.tuples(st.integers(-50, 50), st.integers(1, 9)), min_size=1, max_size=12))
 def test_weighted_median_is_the_middle_of_the_repeated_values(pairs: list[tuple[int, int]]) -> None:
     repeated = sorted(value for value, weight in pairs for _ in range(weight))
@@ -50,6 +51,7 @@ def test_a_minority_of_stake_cannot_move_a_median_out_of_the_majority() -> None:
     assert weighted_median([10_000, 0, 0], [49, 26, 25]) == 0
 
 
+@pytest.mark.clause("11.4/11")
 @pytest.mark.parametrize(
     ("medians", "weight"),
     [
@@ -64,6 +66,7 @@ def test_segment_weight(medians: tuple[int, int, int, int, int], weight: int) ->
     assert segment_weight(medians) == weight
 
 
+@pytest.mark.clause("11.4/9")
 @pytest.mark.parametrize(
     ("accept_bp", "dispersion", "threshold"),
     [(10_000, 0, 5500), (5000, 10_000, 8000), (7500, 7500, 7375), (0, 0, 5500), (9000, 3600, 6400)],
@@ -78,6 +81,7 @@ def test_threshold_stays_between_floor_and_ceiling() -> None:
     assert dynamic_threshold(replace(PARAMS, threshold_base_bp=8000), 10_000) == 9000
 
 
+@pytest.mark.clause("11.4/10")
 @pytest.mark.parametrize(
     ("accepting", "outcome"),
     [(100, "accepted"), (75, "accepted"), (74, "contested"), (71, "contested"), (70, "rejected"), (0, "rejected")],
@@ -88,12 +92,14 @@ def test_dynamic_threshold_with_its_contested_band(accepting: int, outcome: str)
     assert numbers.accept_bp == accepting * 100
 
 
+@pytest.mark.clause("11.4/10")
 def test_harmful_needs_more_than_two_thirds() -> None:
     assert judged([no(67, harmful=True), no(33)])[0] == "harmful"
     assert judged([no(2, harmful=True), no(1)])[0] == "rejected"
     assert judged([yes(67, harmful=True), yes(33)])[0] == "harmful"
 
 
+@pytest.mark.clause("11.4/8")
 def test_without_a_quorum_the_proposal_is_contested() -> None:
     assert tally(PARAMS, [no(50, harmful=True)], 1, 100)[0] == "contested"
     assert tally(PARAMS, [yes(51)], 1, 100)[0] == "accepted"
@@ -102,6 +108,7 @@ def test_without_a_quorum_the_proposal_is_contested() -> None:
     assert [verdict.weight_bp for verdict in numbers.segments] == [0, 0, 0]
 
 
+@pytest.mark.clause("11.4/7")
 def test_quadratic_counts_the_root_of_stake() -> None:
     ballots = [no(10_000), *(yes(100) for _ in range(40))]
     assert judged(ballots)[0] == "rejected"
@@ -110,6 +117,7 @@ def test_quadratic_counts_the_root_of_stake() -> None:
     assert numbers.accept_bp == 8000
 
 
+@pytest.mark.clause("11.4/9")
 @pytest.mark.parametrize("informed", [20, 30, 45])
 def test_surprisingly_popular_follows_galileo(informed: int) -> None:
     """An informed minority accepts and knows that most won't; the others expect hardly anyone to accept."""
@@ -121,6 +129,7 @@ def test_surprisingly_popular_follows_galileo(informed: int) -> None:
     assert numbers.predicted_bp == (informed * 2000 + (100 - informed) * 500) // 100 == numbers.threshold_bp
 
 
+@pytest.mark.clause("11.4/10")
 def test_surprisingly_popular_refuses_what_is_merely_popular() -> None:
     crowd = [yes(1, predicted=9500) for _ in range(70)] + [no(1, predicted=9000) for _ in range(30)]
     assert judged(crowd, "surprisingly-popular")[0] == "rejected"

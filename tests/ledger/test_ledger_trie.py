@@ -21,6 +21,7 @@ def trie_with(count: int) -> Trie:
     return trie_of((b"key %d" % i, b"value %d" % i) for i in range(count))
 
 
+@pytest.mark.clause("10.6/5")
 @settings(max_examples=100, deadline=None)
 @given(CHANGES)
 def test_trie_behaves_as_a_dict_and_its_root_depends_on_content_alone(
@@ -42,6 +43,7 @@ def test_trie_behaves_as_a_dict_and_its_root_depends_on_content_alone(
     assert (trie.root == EMPTY_ROOT) == (not model)
 
 
+@pytest.mark.clause("10.6/8", "10.6/9", "10.6/10")
 @settings(max_examples=60, deadline=None)
 @given(CHANGES, KEYS)
 def test_every_key_has_a_proof_of_exactly_what_it_holds(changes: Changes, asked: bytes) -> None:
@@ -69,6 +71,7 @@ def test_earlier_maps_stay_as_they_were() -> None:
     assert before.delete(b"absent") is before
 
 
+@pytest.mark.clause("10.6/3", "10.6/4", "10.6/5")
 def test_root_is_the_documented_hash() -> None:
     def leaf(key: bytes, value: bytes) -> bytes:
         return tagged_hash("trie leaf", tagged_hash("trie key", key), tagged_hash("trie value", value))
@@ -87,6 +90,7 @@ def test_proof_depth_is_logarithmic() -> None:
     assert max(len(trie.prove(b"key %d" % i).steps) for i in range(300)) <= 24
 
 
+@pytest.mark.clause("10.6/7", "10.6/8", "10.6/10")
 def test_tampered_proofs_are_refused() -> None:
     trie = trie_with(30)
     present, absent = trie.prove(b"key 3"), trie.prove(b"absent")
@@ -106,6 +110,7 @@ def test_tampered_proofs_are_refused() -> None:
             verify_proof(trie.root, b"key 3", b"value 3", proof)
 
 
+@pytest.mark.clause("10.6/9")
 def test_absence_cannot_be_proven_by_a_leaf_elsewhere() -> None:
     trie = trie_with(30)
     present = trie.prove(b"key 3")

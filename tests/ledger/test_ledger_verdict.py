@@ -48,6 +48,7 @@ def verdict_of(
 SAME, VOID = "similar-majority", "void-no-majority"
 
 
+@pytest.mark.clause("11.5/18")
 @pytest.mark.parametrize(
     ("behaviours", "reasons"),
     [
@@ -93,6 +94,7 @@ def test_stake_decides_which_cluster_is_the_majority() -> None:
     assert verdict_of(["honest", "honest", "injector"], stakes=[100, 100, 200]).reason == VOID
 
 
+@pytest.mark.clause("11.5/13")
 @pytest.mark.parametrize(
     ("reporting", "total", "reason"),
     [((1, 1, 1), 4, SAME), ((1, 1), 3, "void-no-reports"), ((), 4, "void-no-reports"), ((7,), 10, SAME)],
@@ -130,6 +132,7 @@ def one_probe(**gains: int) -> Verdict:
     return judge([entry], probes, [WeighedReport(1, (report,))], 1, LIMITS)
 
 
+@pytest.mark.clause("11.5/15")
 @pytest.mark.parametrize(
     ("gains", "failed"),
     [
@@ -161,6 +164,7 @@ def test_means_round_down_and_are_none_without_probes() -> None:
     assert mean_gain(profile, probes, ("rejected",)) is None
 
 
+@pytest.mark.clause("11.5/16")
 def test_profile_distance_counts_curvatures_a_quarter() -> None:
     zero = ProbeScore(0, 0, 0)
     assert profile_distance([zero], [ProbeScore(30, 0, 0)]) == 30
@@ -171,6 +175,7 @@ def test_profile_distance_counts_curvatures_a_quarter() -> None:
     assert profile_distance([], []) == 0
 
 
+@pytest.mark.clause("11.5/16")
 def test_update_distance_is_a_share_of_the_larger_norm() -> None:
     assert update_distance((3, 4), (3, 4)) == 0
     assert update_distance((0, 0), (0, 0)) == 0
@@ -184,6 +189,7 @@ def line(*places: int) -> list[Position]:
     return [Position(bytes([i]) * 20, 100, (ProbeScore(place, 0, 0),), (1,)) for i, place in enumerate(places)]
 
 
+@pytest.mark.clause("11.5/17")
 def test_complete_linkage_does_not_chain() -> None:
     limits = VerdictLimits(0, 0, 0, 100, 500)
     assert clusters(distances_of(line(0, 90, 180)), limits) == [(0, 1), (2,)]
@@ -198,6 +204,7 @@ def test_similar_profiles_with_other_updates_are_apart() -> None:
     assert clusters(distances_of(positions), LIMITS) == [(0,), (1,)]
 
 
+@pytest.mark.clause("11.5/18")
 def test_medoid_is_the_middle_then_the_least_address() -> None:
     positions = line(0, 10, 20)
     assert medoid(distances_of(positions), positions, (0, 1, 2)) == 1

@@ -41,6 +41,7 @@ def test_which_learned_addresses_are_dialled(address: str, from_loopback: bool, 
     assert not book.learn(parse_endpoint(address), from_loopback=from_loopback)
 
 
+@pytest.mark.clause("6.4/3")
 def test_learned_addresses_are_bounded_and_a_forgotten_one_makes_room() -> None:
     book = AddressBook()
     learned = [Endpoint(f"10.0.{number // 256}.{number % 256}", 1) for number in range(LEARNED_ENDPOINTS_MAX + 5)]

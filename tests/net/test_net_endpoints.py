@@ -22,6 +22,7 @@ def test_addresses_are_read_and_written_back(text: str, host: str, port: int) ->
     assert parse_endpoint(str(endpoint)) == endpoint
 
 
+@pytest.mark.clause("6.4/1")
 @pytest.mark.parametrize(
     "text",
     [

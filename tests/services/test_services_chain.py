@@ -119,6 +119,7 @@ async def test_an_impossible_transfer_is_refused_with_its_reason(
         assert alice.view.state.account(BOB.address).balance == 1001 * TOKEN
 
 
+@pytest.mark.clause("6.4/16")
 async def test_one_validator_down_and_back(folder: Path, autojump_clock: trio.testing.MockClock) -> None:
     async with cluster(folder) as (running, nodes):
         await running.reach(3, nodes)
@@ -162,6 +163,7 @@ async def test_two_of_four_down_decide_nothing_until_one_is_back(
         assert same_state([back, *nodes[:2]], max(stuck) + 5)
 
 
+@pytest.mark.clause("9.7/2")
 async def test_all_stop_and_go_on_from_disk(folder: Path, autojump_clock: trio.testing.MockClock) -> None:
     async with cluster(folder) as (running, nodes):
         await running.reach(SNAPSHOT_BLOCKS + 7, nodes, within_s=1000)
@@ -206,6 +208,7 @@ async def test_a_light_client_follows_and_reads_proven_records(
         assert decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX).header == trusted.header
 
 
+@pytest.mark.clause("6.4/18", "6.4/20")
 async def test_a_light_client_does_not_believe_a_lying_peer(
     folder: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -231,6 +234,7 @@ async def test_a_light_client_does_not_believe_a_lying_peer(
             assert record.balance == 1000 * TOKEN
 
 
+@pytest.mark.clause("6.4/9", "6.4/10", "6.4/13", "13.1/2")
 async def test_forged_votes_and_swapped_blocks_cost_the_sender_and_stop_nobody(
     folder: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -262,6 +266,7 @@ async def test_forged_votes_and_swapped_blocks_cost_the_sender_and_stop_nobody(
         assert same_state(nodes, height + 4)
 
 
+@pytest.mark.clause("6.4/4")
 async def test_a_peer_that_claims_the_sky_delays_nobody(folder: Path, autojump_clock: trio.testing.MockClock) -> None:
     async with cluster(folder) as (running, nodes):
         await running.reach(3, nodes)

@@ -338,6 +338,7 @@ NONSENSE: dict[str, tuple[type[Message], Callable[[Any, bytes], tuple[Message, b
 }
 
 
+@pytest.mark.clause("6.4/22", "6.4/23", "6.4/24")
 @pytest.mark.parametrize("case", NONSENSE)
 async def test_nonsense_is_penalised_and_gets_nowhere(case: str, tmp_path: Path, autojump_clock: MockClock) -> None:
     kind, change, fact = NONSENSE[case]
@@ -355,6 +356,7 @@ async def test_nonsense_is_penalised_and_gets_nowhere(case: str, tmp_path: Path,
         assert buyer.store.digests() == []
 
 
+@pytest.mark.clause("6.1/4")
 async def test_unasked_answers_change_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with _running(tmp_path) as cluster:
         seed, buyer = cluster.node("seed"), cluster.node("buyer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import pytest
 from spec_text import SPEC, rows
 
 from deepshard import limits
@@ -50,6 +51,7 @@ def test_every_limit_is_described_or_local() -> None:
     assert described().keys() & LOCAL_POLICY == set()
 
 
+@pytest.mark.clause("12.1/1")
 def test_values_are_those_of_the_code() -> None:
     values = {name: float(row["value"].replace(",", "")) for name, row in described().items()}
     assert values == {name: value for name, value in in_code().items() if name not in LOCAL_POLICY}

@@ -116,11 +116,13 @@ def test_wrong_chain_is_seen_by_both() -> None:
     assert (ours.ours, ours.theirs, theirs.ours, theirs.theirs) == ("main", "test", "test", "main")
 
 
+@pytest.mark.clause("4.3/6")
 def test_a_connection_to_oneself_is_refused() -> None:
     ours, theirs = refusals(dialler(node(1)), listener(node(1)))
     assert ours.reason is theirs.reason is RefusalReason.SELF_CONNECTION
 
 
+@pytest.mark.clause("4.3/7", "4.6/4")
 def test_an_unexpected_key_is_refused_and_the_stranger_learns_no_key() -> None:
     expected = node(3).key.public
     ours, theirs = refusals(dialler(node(1), expected_key=expected), listener(node(2)))
@@ -136,6 +138,7 @@ def test_a_listener_that_wants_no_more_says_so(reason: RefusalReason) -> None:
     assert (theirs.reason, theirs.by_peer) == (reason, False)
 
 
+@pytest.mark.clause("4.1/4", "14.1/1")
 def test_another_version_is_refused_before_its_record_is_read() -> None:
     b = listener(node(2))
     [failed] = b.receive(b"\x05\x00\x01\x09\xc1\xc1\xc1", 0.0)

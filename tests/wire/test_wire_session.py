@@ -338,6 +338,7 @@ def test_rekeying_is_accepted_at_any_time() -> None:
     assert pack_control(Rekey()) == b"\x06"
 
 
+@pytest.mark.clause("4.5/1")
 def test_every_state_is_in_the_table_and_closed_is_final() -> None:
     assert set(TRANSITIONS) == set(State)
     assert TRANSITIONS[State.CLOSED] == {}
