@@ -25,11 +25,14 @@ LOCAL_POLICY: Final = frozenset(
         "HTTP_BODY_TIMEOUT_S",
         "KEY_FILE_BYTES_MAX",
         "LEARNED_DIAL_FAILURES_MAX",
+        "LEAVES_CACHED_MAX",
         "LINK_CLOSE_TIMEOUT_S",
         "MAILBOX_MESSAGES_MAX",
         "NETWORK_EVENTS_MAX",
         "OUTBOUND_QUEUE_BYTES_MAX",
         "OUTBOUND_QUEUE_FRAMES_MAX",
+        "PARTIALS_MAX",
+        "PARTIAL_AGE_S_MAX",
         "PEERS_REMEMBERED_MAX",
     }
 )
