@@ -3,7 +3,8 @@
 import { Claims } from '../lib/handshake.js';
 import { Header } from '../lib/light.js';
 import { decoderOf } from '../lib/messages.js';
-import { bool, bytes, int, list, optional, record, text, tuple } from '../lib/msgpack.js';
+import { RemoteError } from '../lib/errors.js';
+import { bool, bytes, enumeration, int, list, optional, record, text, tuple } from '../lib/msgpack.js';
 import * as types from '../lib/types.js';
 import { CommitCertificate, ValidatorSet } from '../lib/validators.js';
 
@@ -50,3 +51,50 @@ export const TYPES = {
     unbonding: list(record('Unbonding', { amount: types.amount, releaseHeight: types.height })),
   }),
 };
+
+// Transactions (11.2), which a light client only passes by. A tagged record is a list that begins with its tag (2.2/3).
+
+function tagged(actions) {
+  const records = new Map(Object.entries(actions).map(([tag, fields]) => [tag, record(tag, { tag: enumeration(tag), ...fields })]));
+  return {
+    encode: (value) => records.get(value.tag).encode(value),
+    read(reader) {
+      const start = reader.offset;
+      reader.arrayLength();
+      const tag = reader.text();
+      if (!records.has(tag)) throw new RemoteError('MalformedMessage', `unknown tag ${tag}`);
+      reader.offset = start;
+      return records.get(tag).read(reader);
+    },
+  };
+}
+
+const { address, amount, basisPoints, count, digest, millinats, publicKey } = types;
+const shortText = text(64);
+const axisScores = record('AxisScores', {
+  novelty: basisPoints, reproducibility: basisPoints, alignment: basisPoints, truthfulness: basisPoints, objectivity: basisPoints,
+});
+const probeScore = record('ProbeScore', { logProb: millinats, conditionalCurvature: millinats, perturbationCurvature: millinats });
+const submissionReport = record('SubmissionReport', {
+  trainer: address, available: bool, profile: list(probeScore, 256), sketch: list(int(-(2n ** 62n), 2n ** 62n), 256),
+});
+const segmentRef = record('SegmentRef', { digest, size: count });
+const reportScores = { round: count, submissions: list(submissionReport, 64), base: list(probeScore, 256) };
+const actions = {
+  transfer: { to: address, amount },
+  bond: { amount, onionTip: digest },
+  unbond: { amount },
+  'propose-data': { segments: list(segmentRef, 64, 1), title: shortText, language: shortText, licence: shortText, stake: amount },
+  'commit-vote': { proposal: digest, commitment: digest },
+  'reveal-vote': {
+    proposal: digest, scores: list(axisScores, 64, 1), accept: bool, harmful: bool, predictedAcceptBp: basisPoints, salt: digest,
+  },
+  'join-round': { round: count, stake: amount },
+  'commit-weights': { round: count, commitment: digest },
+  'reveal-weights': { round: count, manifest: digest, weightsRoot: digest, checkpointRoot: digest, salt: digest },
+  'report-scores': reportScores,
+  'buy-licence': { version: count, priceMax: amount },
+};
+TYPES.Action = tagged(actions);
+TYPES.ReportScores = tagged({ 'report-scores': reportScores });
+TYPES.TransactionBody = record('TransactionBody', { chainId: text(50, 1), sender: publicKey, nonce: count, action: TYPES.Action });
