@@ -24,6 +24,14 @@ class SeenCache:
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._young or digest in self._elder
 
+    def age(self) -> None:
+        """Time passes: what was added before the last call is forgotten."""
+        self._elder, self._young = self._young, set()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._elder, self._young = set(), set()
+
     def add(self, digest: bytes) -> bool:
         """Remember a digest; True if it is new."""
         if digest in self:

@@ -43,12 +43,19 @@ _EXCHANGE_KINDS: tuple[type[wire.Message], ...] = (
     wire.HaveReply,
     wire.BlobRequest,
     wire.BlobReply,
+    wire.RangeRequest,
+    wire.RangeReply,
 )
 _CHAIN_KINDS: tuple[type[wire.Message], ...] = (
     wire.Status,
     wire.BlockProposal,
     wire.Votes,
     wire.Transactions,
+    wire.Graft,
+    wire.Prune,
+    wire.IHave,
+    wire.IWant,
+    wire.IDontWant,
     wire.BlocksRequest,
     wire.Blocks,
 )
@@ -60,6 +67,11 @@ _LIGHT_KINDS: tuple[type[wire.Message], ...] = (
     wire.Transactions,
     wire.Votes,
     wire.BlockProposal,
+    wire.Graft,
+    wire.Prune,
+    wire.IHave,
+    wire.IWant,
+    wire.IDontWant,
 )
 
 

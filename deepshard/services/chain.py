@@ -13,7 +13,6 @@ import trio
 
 from deepshard.actors import Mailbox, Reply
 from deepshard.consensus import core
-from deepshard.consensus.certificates import verify_proposal, verify_vote
 from deepshard.consensus.events import (
     BuildValue,
     CastVote,
@@ -30,20 +29,22 @@ from deepshard.consensus.events import (
     ValueBuilt,
     VoteReceived,
 )
-from deepshard.consensus.types import Block, Proposal, Step, Vote
+from deepshard.consensus.types import Block, Step, Vote
 from deepshard.disk.chain import ChainStore
 from deepshard.encoding import decode, encode
-from deepshard.errors import InvalidBlock, InvalidTransaction, LocalError, RemoteError
+from deepshard.errors import InvalidTransaction, LocalError, RemoteError
+from deepshard.gossip import Verdict
 from deepshard.identity import SecretKey
 from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis
-from deepshard.limits import BLOCK_BYTES_MAX
+from deepshard.limits import BLOCK_BYTES_MAX, GOSSIP_HEARTBEAT_S
 from deepshard.net.types import NetworkPort, PeerDown, PeerInfo, PeerUp, Received
 from deepshard.services.block_sync import BlockSync, follows_chain
-from deepshard.services.chain_messages import BuildDue, ChainMessage, Flush, SubmitTransaction, Tick
+from deepshard.services.chain_messages import BuildDue, ChainMessage, Flush, Heartbeat, SubmitTransaction, Tick
 from deepshard.services.executor import ChainExecutor
+from deepshard.services.judging import Judge
+from deepshard.services.mesh_host import GossipMessage, MeshHost
 from deepshard.services.pacing import Pacing
-from deepshard.services.rebroadcast import VoteRelay
 from deepshard.services.signing import Signer
 from deepshard.services.transaction_gossip import TransactionGossip
 from deepshard.services.view import ChainView
@@ -51,17 +52,19 @@ from deepshard.wire.messages import (
     BlockProposal,
     Blocks,
     BlocksRequest,
+    Graft,
+    IDontWant,
+    IHave,
+    IWant,
     Message,
+    Prune,
     Status,
     Transactions,
     Votes,
 )
 
 _log = structlog.get_logger(__name__)
-TICK_S, STALL_TICKS, RELAY_DELAY_S = 0.5, 4, 0.03
-MESSAGE_BYTES_MAX = 512
-PROPOSALS_MAX = 64
-"""Proposals of one height that are looked at; a proposer that equivocates can't fill the memory."""
+TICK_S, STALL_TICKS = 0.5, 4
 
 
 class ChainService:
@@ -90,11 +93,11 @@ class ChainService:
         self.mailbox: Mailbox[ChainMessage] = Mailbox()
         self._executor = ChainExecutor(genesis, store, view)
         self._transactions = TransactionGossip(network, self._executor.admit)
-        self._relay = VoteRelay()
+        self._judge = Judge(genesis.chain_id, self._executor, store, self._transactions)
+        self._mesh = MeshHost(network, secret=key.seed, later=self._flush_later)
         self._signer = Signer(key, genesis.chain_id, store.guard)
-        self._proposals: dict[bytes, bytes] = {}
         self._sync = BlockSync(network, store)
-        self._stalled_ticks, self._committed_at, self._flush_scheduled = 0, 0.0, False
+        self._stalled_ticks, self._committed_at = 0, 0.0
         self._timers: trio.Nursery | None = None
         self._core: core.State | None = None
 
@@ -121,17 +124,18 @@ class ChainService:
         self._executor.restore()
         async with trio.open_nursery() as nursery:
             self._timers = nursery
-            nursery.start_soon(self._keep_ticking)
+            nursery.start_soon(self._repeat, TICK_S, Tick())
+            nursery.start_soon(self._repeat, GOSSIP_HEARTBEAT_S, Heartbeat())
             self._committed_at = trio.current_time()
             await self._start_height()
             self._view.caught_up = not self._network.peers()
             while True:
                 await self._handle(await self.mailbox.get())
 
-    async def _keep_ticking(self) -> None:
+    async def _repeat(self, interval_s: float, message: ChainMessage) -> None:
         while True:
-            await trio.sleep(TICK_S)
-            await self.mailbox.put(Tick())
+            await trio.sleep(interval_s)
+            await self.mailbox.put(message)
 
     async def _handle(self, message: ChainMessage) -> None:
         match message:
@@ -141,14 +145,16 @@ class ChainService:
                 except RemoteError as error:
                     self._network.penalise(peer.public_key, error)
             case PeerUp(peer=peer):
+                self._mesh.peer_up(peer)
                 await self._network.send(peer.public_key, Status(self._executor.height))
                 await self._share_height(peer)
                 await self._transactions.introduce(peer)
             case PeerDown(peer=peer):
+                self._mesh.peer_down(peer)
                 self._sync.forget(peer.public_key)
             case SubmitTransaction(data=data, reply=reply):
                 try:
-                    self._transactions.submit(data, self._gossip)
+                    self._mesh.publish(self._transactions.submit(data))
                 except InvalidTransaction as error:
                     reply.fail(error)
                 else:
@@ -157,28 +163,25 @@ class ChainService:
                 await self._feed(message)
             case Tick():
                 await self._tick()
+            case Heartbeat():
+                self._mesh.heartbeat()
             case Flush():
-                self._flush_scheduled = False
-                await self._flush()
+                self._mesh.relay()
             case BuildDue(height=height, round=round_):
                 await self._build(height, round_)
 
     async def _handle_peer(self, peer: PeerInfo, message: Message) -> None:
         match message:
+            case BlockProposal() | Votes() | Transactions():
+                await self._take_units(peer, message)
+            case Graft() | Prune() | IHave() | IWant() | IDontWant():
+                self._mesh.control(peer, message)
             case Status(height=height):
                 self._sync.note(peer.public_key, height)
                 if self._executor.height + 1 < height:
                     await self._sync.ask(self._executor.height)
                 elif not self._behind():
                     self._note_caught_up()
-            case BlockProposal(proposal=proposal, block=block):
-                await self._take_proposal(peer, message, proposal, block)
-            case Votes(votes=votes):
-                for vote in votes:
-                    await self._take_vote(peer, vote)
-                self._schedule_flush()
-            case Transactions(transactions=transactions):
-                self._transactions.take(peer.public_key, transactions, self._gossip)
             case BlocksRequest():
                 await self._sync.serve(peer.public_key, message)
             case Blocks():
@@ -186,75 +189,23 @@ class ChainService:
             case _:
                 raise RemoteError(f"{type(message).__name__} is not for the chain")
 
-    # -- proposals and votes -----------------------------------------------------------------------------------------
+    # -- gossip ------------------------------------------------------------------------------------------------------
 
-    async def _take_proposal(self, peer: PeerInfo, message: BlockProposal, proposal_bytes: bytes, block: bytes) -> None:
-        if proposal_bytes in self._proposals or len(self._proposals) >= PROPOSALS_MAX:
-            return
-        proposal = decode(proposal_bytes, Proposal, bytes_max=MESSAGE_BYTES_MAX)
-        if proposal.height != self._executor.height + 1:
-            return
-        verify_proposal(self._genesis.chain_id, self._executor.validators, proposal)
-        valid = self._is_valid(proposal, block)
-        self._proposals[proposal_bytes] = block
-        if valid:
-            await self._store_pending(proposal.block_id)
-        self._gossip(message, source=peer.public_key)
-        await self._feed(ProposalReceived(proposal, valid))
+    async def _take_units(self, peer: PeerInfo, message: GossipMessage) -> None:
+        """Judge what is new in a message; one bad unit doesn't spoil the others."""
+        for unit in self._mesh.receive(peer, message):
+            try:
+                judged = self._judge.judge(unit)
+            except RemoteError as error:
+                self._mesh.judge(unit, Verdict.REJECT)
+                self._network.penalise(peer.public_key, error)
+                continue
+            self._mesh.judge(unit, judged.verdict, judged.author)
+            if judged.event is not None:
+                await self._feed(judged.event)
 
-    def _is_valid(self, proposal: Proposal, encoded: bytes) -> bool:
-        """Whether the block is what was proposed and executes; an invalid one gets nil, not silence."""
-        block = decode(encoded, Block, bytes_max=BLOCK_BYTES_MAX)
-        if block.header.block_id() != proposal.block_id:
-            # The relayer, not the proposer, may have swapped the block: it is blamed and the proposal not consumed.
-            raise InvalidBlock(f"block {block.header.block_id().hex()[:16]} came with a proposal of another")
-        try:
-            self._executor.check(block)
-        except RemoteError as error:
-            _log.warning(
-                "proposal.invalid",
-                height=proposal.height,
-                round=proposal.round,
-                proposer=proposal.proposer.hex(),
-                error=str(error),
-            )
-            return False
-        return True
-
-    async def _store_pending(self, block_id: bytes) -> None:
-        encoded = self._executor.encoded(block_id)
-        assert encoded is not None
-        self._store.save_pending_block(self._executor.height + 1, block_id, encoded)
-
-    async def _take_vote(self, peer: PeerInfo, encoded: bytes) -> None:
-        if self._relay.is_known(encoded):
-            self._relay.note(encoded, holder=peer.public_key, author=None)
-            return
-        vote = decode(encoded, Vote, bytes_max=MESSAGE_BYTES_MAX)
-        if vote.height != self._executor.height + 1 or not self._relay.admits(vote):
-            return
-        verify_vote(self._genesis.chain_id, self._executor.validators, vote)
-        self._relay.count(vote)
-        author = self._executor.validators.by_address[vote.validator].public_key
-        self._relay.note(encoded, holder=peer.public_key, author=author)
-        await self._feed(VoteReceived(vote))
-
-    def _schedule_flush(self) -> None:
-        if not self._flush_scheduled and self._relay.pending:
-            self._flush_scheduled = True
-            self._later(RELAY_DELAY_S, Flush())
-
-    async def _flush(self) -> None:
-        for peer, votes in self._relay.flush(self._full_peers()).items():
-            await self._network.send(peer, Votes(votes))
-
-    def _gossip(self, message: Message, *, source: bytes | None = None) -> None:
-        """Send to every peer that follows the chain, but not back to where it came from."""
-        light = [peer.public_key for peer in self._network.peers() if not follows_chain(peer)]
-        self._network.broadcast(message, exclude=light if source is None else [*light, source])
-
-    def _full_peers(self) -> list[bytes]:
-        return [peer.public_key for peer in self._network.peers() if follows_chain(peer)]
+    def _flush_later(self, seconds: float) -> None:
+        self._later(seconds, Flush())
 
     def _later(self, seconds: float, message: ChainMessage) -> None:
         async def deliver() -> None:
@@ -267,8 +218,8 @@ class ChainService:
     # -- the core and its effects ------------------------------------------------------------------------------------
 
     async def _start_height(self) -> None:
-        self._proposals.clear()
-        self._relay.clear()
+        self._judge.start_height()
+        self._mesh.committed()
         self._stalled_ticks = 0
         height = self._executor.height + 1
         guarded = self._store.guard.safety()
@@ -346,7 +297,7 @@ class ChainService:
                 onion_preimage=self._onion.preimage(record.onion_tip),
                 now_ms=self._now_ms(),
             )
-        await self._store_pending(block_id)
+        self._judge.store_pending(block_id)
         await self._feed(ValueBuilt(height, round_, block_id))
 
     async def _propose(self, offer: Propose) -> None:
@@ -359,8 +310,8 @@ class ChainService:
         if proposal is None:
             return
         encoded = encode(proposal)
-        self._proposals[encoded] = block
-        self._gossip(BlockProposal(encoded, block))
+        self._judge.note_own_proposal(encoded, block)
+        self._mesh.publish(BlockProposal(encoded, block))
         await self._feed(ProposalReceived(proposal, valid=True))
 
     async def _cast(self, ballot: CastVote) -> None:
@@ -370,8 +321,9 @@ class ChainService:
             await self._send_vote(vote)
 
     async def _send_vote(self, vote: Vote) -> None:
-        self._relay.note(encode(vote), holder=None, author=None)
-        await self._flush()
+        encoded = encode(vote)
+        self._judge.note_own_vote(encoded)
+        self._mesh.publish(Votes((encoded,)))
         await self._feed(VoteReceived(vote))
 
     async def _decide(self, decided: Decide) -> None:
@@ -419,11 +371,8 @@ class ChainService:
         """Send what we know of the height being decided: its newest proposals and all votes."""
         if not follows_chain(peer):
             return
-        for proposal, block in list(self._proposals.items())[-2:]:
-            await self._network.send(peer.public_key, BlockProposal(proposal, block))
-        votes = self._relay.all_votes()
-        for start in range(0, len(votes), 256):
-            await self._network.send(peer.public_key, Votes(votes[start : start + 256]))
+        for message in self._judge.recall():
+            await self._network.send(peer.public_key, message)
 
     async def _take_blocks(self, peer: PeerInfo, reply: Blocks) -> None:
         if not self._sync.accept(peer.public_key, reply):

@@ -24,7 +24,12 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """Relayed votes are due to go out."""
+    """Units gathered for relay are due to go out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The mesh's second has passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,4 +40,4 @@ class BuildDue:
     round: int
 
 
-ChainMessage = Received | PeerUp | PeerDown | SubmitTransaction | TimeoutElapsed | Tick | Flush | BuildDue
+ChainMessage = Received | PeerUp | PeerDown | SubmitTransaction | TimeoutElapsed | Tick | Heartbeat | Flush | BuildDue

@@ -1,32 +1,28 @@
-"""Relay of consensus votes: batched, and only to peers that don't seem to have them yet. Pure."""
+"""Votes of the height being decided: bounded, and kept to be sent again when nothing moves. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from deepshard.consensus.types import Vote
+from deepshard.limits import VOTES_PER_STEP_MAX
 
 VOTES_KEPT_MAX = 4096
-VOTES_PER_STEP_MAX = 3
 
 
 @dataclass(slots=True)
-class VoteRelay:
-    """Votes of the current height, and which peers are known to have each.
+class HeightVotes:
+    """Encoded votes in order of arrival, and how many each validator has cast in each step.
 
-    A vote goes at once from its author to all its peers; the others pass it on a moment later, to those of their peers
-    that have neither sent it nor signed it. In a well-connected network most relays fall away.
+    The mesh passes votes on once; this is what repeats them, to peers that were away or to whom they were lost.
     """
 
-    _holders: dict[bytes, set[bytes]] = field(default_factory=dict)
+    _votes: dict[bytes, None] = field(default_factory=dict)
     _cast: Counter[tuple[bytes, int, int]] = field(default_factory=Counter)
-    _fresh: list[bytes] = field(default_factory=list)
 
-    def is_known(self, vote: bytes) -> bool:
-        """Whether this vote came before."""
-        return vote in self._holders
+    def __contains__(self, vote: bytes) -> bool:
+        return vote in self._votes
 
     def admits(self, vote: Vote) -> bool:
         """Whether this validator may have another vote in this round and step: a few, since two prove equivocation."""
@@ -37,39 +33,16 @@ class VoteRelay:
         """A vote with a good signature was taken."""
         self._cast[vote.validator, vote.round, int(vote.kind)] += 1
 
-    def note(self, vote: bytes, *, holder: bytes | None, author: bytes | None) -> None:
-        """A vote came from `holder` (None: from ourselves), signed by the peer `author` if that is known."""
-        holders = self._holders.get(vote)
-        if holders is None:
-            if len(self._holders) >= VOTES_KEPT_MAX:
-                return
-            holders = self._holders[vote] = set()
-            self._fresh.append(vote)
-        holders.update(peer for peer in (holder, author) if peer is not None)
+    def add(self, vote: bytes) -> None:
+        """Keep an encoded vote, as long as there is room."""
+        if len(self._votes) < VOTES_KEPT_MAX:
+            self._votes[vote] = None
 
-    def flush(self, peers: Iterable[bytes]) -> dict[bytes, tuple[bytes, ...]]:
-        """What to send to whom now; from then on the receivers count as holders."""
-        fresh, self._fresh = self._fresh, []
-        batches: dict[bytes, tuple[bytes, ...]] = {}
-        for peer in peers:
-            missing = tuple(vote for vote in fresh if peer not in self._holders[vote])
-            if missing:
-                batches[peer] = missing
-                for vote in missing:
-                    self._holders[vote].add(peer)
-        return batches
-
-    def all_votes(self) -> tuple[bytes, ...]:
+    def all(self) -> tuple[bytes, ...]:
         """Every vote of the height, for a peer that may have missed some."""
-        return tuple(self._holders)
-
-    @property
-    def pending(self) -> bool:
-        """Whether `flush` has something to do."""
-        return bool(self._fresh)
+        return tuple(self._votes)
 
     def clear(self) -> None:
         """Forget everything: a new height."""
-        self._holders.clear()
-        self._fresh.clear()
+        self._votes.clear()
         self._cast.clear()

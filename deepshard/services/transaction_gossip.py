@@ -1,32 +1,24 @@
-"""Transactions on their way into a block: taken from this node and from peers, checked, kept, and passed on."""
+"""Transactions on their way into a block: taken from this node and from peers, checked, and kept in the mempool."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import structlog
 
 from deepshard.errors import InvalidTransaction, RemoteError
+from deepshard.gossip import Verdict
 from deepshard.net.types import NetworkPort, PeerInfo
 from deepshard.services.block_sync import follows_chain
 from deepshard.services.mempool import Mempool
-from deepshard.wire.messages import Message, Transactions
+from deepshard.wire.messages import Transactions
 
 _log = structlog.get_logger(__name__)
 INTRODUCED_MAX = 64
 
 
-class Gossip(Protocol):
-    """Sends to every peer that follows the chain, but not back to the source."""
-
-    def __call__(self, message: Message, *, source: bytes | None = None) -> None:
-        """Send."""
-        ...
-
-
 class TransactionGossip:
-    """The mempool and its traffic. `admit` checks a transaction against the newest state."""
+    """The mempool and what goes into it. `admit` checks a transaction against the newest state."""
 
     def __init__(self, network: NetworkPort, admit: Callable[[bytes], object]) -> None:
         self._network = network
@@ -40,8 +32,8 @@ class TransactionGossip:
         """What waits for a block, oldest first."""
         return self._mempool.pending()
 
-    def submit(self, data: bytes, gossip: Gossip) -> None:
-        """Take this node's own transaction.
+    def submit(self, data: bytes) -> Transactions:
+        """Take this node's own transaction; the message that tells others.
 
         Raises:
             InvalidTransaction: the ledger refuses it, or there is no room.
@@ -52,26 +44,20 @@ class TransactionGossip:
             raise
         except RemoteError as error:
             raise InvalidTransaction(str(error)) from error
-        gossip(Transactions((data,)))
+        return Transactions((data,))
 
-    def take(self, source: bytes, transactions: tuple[bytes, ...], gossip: Gossip) -> None:
-        """Take a peer's transactions and pass on what is new.
+    def take(self, data: bytes) -> Verdict:
+        """Judge a peer's transaction, and keep it if it is valid.
 
         Raises:
-            RemoteError: one can never have been valid, such as a bad signature.
+            RemoteError: it can never have been valid, such as with a bad signature.
         """
-        fresh: list[bytes] = []
         try:
-            for data in transactions:
-                try:
-                    if self._mempool.add(data, self._admit):
-                        fresh.append(data)
-                except InvalidTransaction as error:
-                    # Honest peers relay what was valid a moment ago: that is nobody's fault.
-                    _log.debug("transaction.refused", peer=source.hex(), error=str(error))
-        finally:
-            if fresh:
-                gossip(Transactions(tuple(fresh)), source=source)
+            return Verdict.VALID if self._mempool.add(data, self._admit) else Verdict.IGNORE
+        except InvalidTransaction as error:
+            # Honest peers relay what was valid a moment ago: that is nobody's fault, and it may be valid again.
+            _log.debug("transaction.refused", error=str(error))
+            return Verdict.LATER
 
     async def introduce(self, peer: PeerInfo) -> None:
         """Tell a new peer what is waiting."""

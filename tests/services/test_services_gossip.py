@@ -1,14 +1,18 @@
-"""The mempool and the relay of votes."""
+"""The mempool, the votes of a height, and units to messages and back."""
 
 import pytest
+from blake3 import blake3
 
 from deepshard.consensus.types import Vote, VoteKind
+from deepshard.encoding import encode
 from deepshard.errors import InvalidTransaction
 from deepshard.identity import SecretKey
 from deepshard.ledger.transactions import Transfer, sign_transaction, transaction_id
-from deepshard.limits import MEMPOOL_PER_SENDER_MAX
+from deepshard.limits import MEMPOOL_PER_SENDER_MAX, VOTES_PER_STEP_MAX
 from deepshard.services.mempool import Mempool, MempoolFull
-from deepshard.services.rebroadcast import VoteRelay
+from deepshard.services.mesh_host import messages_of, units_of
+from deepshard.services.rebroadcast import HeightVotes
+from deepshard.wire.messages import BlockProposal, Transactions, Votes
 
 KEY = SecretKey(bytes(32))
 
@@ -61,35 +65,51 @@ def test_mempool_does_not_keep_what_the_check_refuses() -> None:
     assert not len(mempool)
 
 
-def test_relay_skips_who_has_the_vote() -> None:
-    relay = VoteRelay()
-    relay.note(b"v1", holder=b"sender", author=b"author")
-    relay.note(b"v2", holder=b"sender", author=None)
-    assert relay.flush([b"sender", b"author", b"other"]) == {b"author": (b"v2",), b"other": (b"v1", b"v2")}
-    assert not relay.pending
-    relay.note(b"v1", holder=b"late", author=None)
-    assert relay.flush([b"sender", b"author", b"other", b"late"]) == {}
-
-
 def test_one_validator_gets_a_few_votes_a_step_and_no_more() -> None:
-    relay = VoteRelay()
+    kept = HeightVotes()
     votes = [Vote(VoteKind.PREVOTE, 5, 0, bytes([n]) * 32, bytes(20), bytes(64)) for n in range(5)]
     taken = []
     for vote in votes:
-        if relay.admits(vote):
-            relay.count(vote)
+        if kept.admits(vote):
+            kept.count(vote)
             taken.append(vote)
-    assert taken == votes[:3]
-    assert relay.admits(Vote(VoteKind.PRECOMMIT, 5, 0, bytes(32), bytes(20), bytes(64)))
-    assert relay.admits(Vote(VoteKind.PREVOTE, 5, 1, bytes(32), bytes(20), bytes(64)))
-    relay.clear()
-    assert relay.admits(votes[4])
+    assert taken == votes[:VOTES_PER_STEP_MAX]
+    assert kept.admits(Vote(VoteKind.PRECOMMIT, 5, 0, bytes(32), bytes(20), bytes(64)))
+    assert kept.admits(Vote(VoteKind.PREVOTE, 5, 1, bytes(32), bytes(20), bytes(64)))
+    kept.clear()
+    assert kept.admits(votes[4])
 
 
-def test_own_votes_go_to_everyone_and_clear_forgets() -> None:
-    relay = VoteRelay()
-    relay.note(b"mine", holder=None, author=None)
-    assert relay.flush([b"a", b"b"]) == {b"a": (b"mine",), b"b": (b"mine",)}
-    assert relay.all_votes() == (b"mine",)
-    relay.clear()
-    assert not relay.is_known(b"mine")
+def test_votes_are_kept_in_order_and_once_and_clear_forgets() -> None:
+    kept = HeightVotes()
+    for vote in (b"b", b"a", b"b"):
+        kept.add(vote)
+    assert kept.all() == (b"b", b"a")
+    kept.clear()
+    assert b"a" not in kept
+
+
+def test_units_fill_few_messages_and_come_back_the_same() -> None:
+    votes = Votes(tuple(bytes([number]) * 40 for number in range(200)) + tuple(b"x" * n for n in range(1, 200)))
+    proposal = BlockProposal(b"proposal", b"block" * 1000)
+    transactions = Transactions(tuple(bytes([number]) * 100_000 for number in range(4)))
+    units = [unit for message in (votes, proposal, transactions) for unit in units_of(message)]
+    messages = list(messages_of(units))
+    assert [type(message) for message in messages] == [BlockProposal, Votes, Votes, Transactions, Transactions]
+    assert sum(len(message.votes) for message in messages if isinstance(message, Votes)) == 399
+    back = [unit.id for message in messages for unit in units_of(message)]
+    assert sorted(back) == sorted(unit.id for unit in units)
+
+
+@pytest.mark.clause("7.1/1", "7.1/2")
+def test_the_id_of_a_unit_is_that_of_a_message_which_holds_it_alone() -> None:
+    body = b"\x91\x92\xc4\x02v1\xc4\x02v2"
+    assert encode(Votes((b"v1", b"v2"))) == body
+    alone = b"\x91\x91\xc4\x02v1"
+    expected = blake3(
+        (len(alone) + 2).to_bytes(8, "little") + b"\x12\x00" + alone,
+        derive_key_context="deepshard 2026-11 v1 gossip id",
+    ).digest()[:16]
+    assert [unit.id for unit in units_of(Votes((b"v1", b"v2")))][0] == expected
+    assert next(units_of(Votes((b"v1",)))).id == expected
+    assert next(units_of(Transactions((b"v1",)))).id != expected

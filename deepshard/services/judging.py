@@ -1,0 +1,152 @@
+"""Judges units of gossip: valid, to be ignored, for later, or to be rejected (chapter 7.2).
+
+Cheap checks come first; a signature is verified only for what is about the height being decided, or new to the mempool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import structlog
+
+from deepshard.consensus.certificates import verify_proposal, verify_vote
+from deepshard.consensus.events import ProposalReceived, VoteReceived
+from deepshard.consensus.types import Block, Proposal, Vote
+from deepshard.disk.chain import ChainStore
+from deepshard.encoding import decode
+from deepshard.errors import InvalidBlock, RemoteError
+from deepshard.gossip import Topic, Unit, Verdict
+from deepshard.limits import BLOCK_BYTES_MAX
+from deepshard.services.executor import ChainExecutor
+from deepshard.services.rebroadcast import HeightVotes
+from deepshard.services.transaction_gossip import TransactionGossip
+from deepshard.wire.messages import BlockProposal, Votes
+
+_log = structlog.get_logger(__name__)
+SIGNED_BYTES_MAX = 512
+PROPOSALS_MAX = 64
+"""Proposals of one height that are looked at; a proposer that equivocates can't fill the memory."""
+RECALLED_PROPOSALS, RECALLED_VOTES = 2, 256
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict, who signed the unit if that is known, and what the consensus core gets of it."""
+
+    verdict: Verdict
+    author: bytes | None = None
+    event: ProposalReceived | VoteReceived | None = None
+
+
+class Judge:
+    """Proposals and votes of the height being decided, and transactions for the mempool."""
+
+    def __init__(
+        self, chain_id: str, executor: ChainExecutor, store: ChainStore, transactions: TransactionGossip
+    ) -> None:
+        self._chain_id = chain_id
+        self._executor = executor
+        self._store = store
+        self._transactions = transactions
+        self._votes = HeightVotes()
+        self._proposals: dict[bytes, bytes] = {}
+
+    def start_height(self) -> None:
+        """Forget proposals and votes: another height is being decided."""
+        self._votes.clear()
+        self._proposals.clear()
+
+    def note_own_vote(self, vote: bytes) -> None:
+        """Keep a vote of ours, to be sent again."""
+        self._votes.add(vote)
+
+    def note_own_proposal(self, proposal: bytes, block: bytes) -> None:
+        """Keep a proposal of ours, to be sent again."""
+        self._proposals[proposal] = block
+
+    def recall(self) -> Iterator[BlockProposal | Votes]:
+        """What is known of the height being decided: its newest proposals and all votes."""
+        for proposal, block in list(self._proposals.items())[-RECALLED_PROPOSALS:]:
+            yield BlockProposal(proposal, block)
+        votes = self._votes.all()
+        for start in range(0, len(votes), RECALLED_VOTES):
+            yield Votes(votes[start : start + RECALLED_VOTES])
+
+    def judge(self, unit: Unit) -> Judgement:
+        """Judge a unit of a peer.
+
+        Raises:
+            RemoteError: it is to be rejected, and why.
+        """
+        match unit.content:
+            case BlockProposal() as message:
+                return self._proposal(message)
+            case bytes() as entry if unit.topic is Topic.CONSENSUS:
+                return self._vote(entry)
+            case bytes() as entry:
+                return Judgement(self._transactions.take(entry))
+            case content:
+                raise AssertionError(f"no unit of ours holds a {type(content).__name__}")
+
+    def store_pending(self, block_id: bytes) -> None:
+        """Write a checked block of the height being decided to disk: a lock is only worth something with its block."""
+        encoded = self._executor.encoded(block_id)
+        assert encoded is not None
+        self._store.save_pending_block(self._executor.height + 1, block_id, encoded)
+
+    def _proposal(self, message: BlockProposal) -> Judgement:
+        if message.proposal in self._proposals or len(self._proposals) >= PROPOSALS_MAX:
+            return Judgement(Verdict.IGNORE)
+        proposal = decode(message.proposal, Proposal, bytes_max=SIGNED_BYTES_MAX)
+        timing = self._timing(proposal.height)
+        if timing is not Verdict.VALID:
+            return Judgement(timing)
+        verify_proposal(self._chain_id, self._executor.validators, proposal)
+        executes = self._executes(proposal, message.block)
+        self._proposals[message.proposal] = message.block
+        if executes:
+            self.store_pending(proposal.block_id)
+        author = self._executor.validators.by_address[proposal.proposer].public_key
+        return Judgement(Verdict.VALID, author, ProposalReceived(proposal, executes))
+
+    def _executes(self, proposal: Proposal, encoded: bytes) -> bool:
+        """Whether the block is what was proposed and executes; an invalid one gets nil, not silence."""
+        block = decode(encoded, Block, bytes_max=BLOCK_BYTES_MAX)
+        if block.header.block_id() != proposal.block_id:
+            # The relayer, not the proposer, may have swapped the block: it is blamed and the proposal not consumed.
+            raise InvalidBlock(f"block {block.header.block_id().hex()[:16]} came with a proposal of another")
+        try:
+            self._executor.check(block)
+        except RemoteError as error:
+            _log.warning(
+                "proposal.invalid",
+                height=proposal.height,
+                round=proposal.round,
+                proposer=proposal.proposer.hex(),
+                error=str(error),
+            )
+            return False
+        return True
+
+    def _vote(self, encoded: bytes) -> Judgement:
+        if encoded in self._votes:
+            return Judgement(Verdict.IGNORE)
+        vote = decode(encoded, Vote, bytes_max=SIGNED_BYTES_MAX)
+        timing = self._timing(vote.height)
+        if timing is not Verdict.VALID:
+            return Judgement(timing)
+        if not self._votes.admits(vote):
+            return Judgement(Verdict.IGNORE)
+        verify_vote(self._chain_id, self._executor.validators, vote)
+        self._votes.count(vote)
+        self._votes.add(encoded)
+        author = self._executor.validators.by_address[vote.validator].public_key
+        return Judgement(Verdict.VALID, author, VoteReceived(vote))
+
+    def _timing(self, height: int) -> Verdict:
+        """Valid for the height being decided, ignored when that is past, for later when it is to come."""
+        deciding = self._executor.height + 1
+        if height == deciding:
+            return Verdict.VALID
+        return Verdict.IGNORE if height < deciding else Verdict.LATER
