@@ -1,74 +1,9 @@
 #!/usr/bin/env node
 // A read-only light client of the Deepshard protocol. `node client.js --help` says how to use it.
 
-import { randomBytes } from 'node:crypto';
-import { fetchBlob } from './lib/blobs.js';
 import { HELP, readSettings, reporter } from './lib/cli.js';
-import { Connection } from './lib/connection.js';
-import { addressOf, secretKey } from './lib/ed25519.js';
 import { LocalError, UsageError } from './lib/errors.js';
-import { Follower } from './lib/follower.js';
-import { firstValidators, genesisHash } from './lib/genesis.js';
-import * as limits from './lib/limits.js';
-import { currentModel, licence } from './lib/records.js';
-import { decodeManifest, openShard } from './lib/shards.js';
-import { totalPower } from './lib/validators.js';
-
-/** Everything the client does, in order; `report` is told each step. */
-async function run(settings, report) {
-  const { genesis } = settings;
-  const secret = settings.secret ?? secretKey(randomBytes(32));
-  const ours = addressOf(secret.public);
-  const first = firstValidators(genesis);
-  report('genesis', {
-    chainId: genesis.chainId, genesisHash: genesisHash(genesis), validators: first.validators.length, power: totalPower(first),
-  });
-  const connection = await Connection.dial(settings.host, settings.port, {
-    chainId: genesis.chainId, genesisHash: genesisHash(genesis), secret,
-  });
-  try {
-    const { publicKey, roles } = connection.peer;
-    report('handshake', { remote: connection.remote, publicKey, address: addressOf(publicKey), roles, ours });
-    const follower = new Follower(connection, genesis, report);
-    if (settings.trust) await follower.begin(settings.trust);
-    await follower.follow(follower.height + settings.headers);
-    await connection.reached(1);
-    await follower.skipTo(connection.peerHeight);
-    const { model, height } = await currentModel(follower);
-    report('model', { version: model.version, manifest: model.manifest, height });
-    await download(connection, follower, model, ours, settings.shard, report);
-    await follower.follow(follower.height + settings.follow);
-    report('done', { height: follower.height });
-  } catch (error) {
-    if (error.isRemote) connection.blame(error);
-    throw error;
-  } finally {
-    await connection.close();
-  }
-}
-
-/** The manifest, and the shard if one was asked for. */
-async function download(connection, follower, model, ours, number, report) {
-  const fetch = async (what, digest, bytesMax) => {
-    const { data, ...facts } = await fetchBlob(connection, digest, bytesMax);
-    report('blob', { what, digest, bytes: data.length, ...facts });
-    return data;
-  };
-  const manifest = decodeManifest(await fetch('manifest', model.manifest, limits.MANIFEST_BYTES_MAX));
-  if (!manifest.weightsRoot.equals(model.weightsRoot)) throw new LocalError('the manifest has another weights root than the model');
-  report('manifest', {
-    tensors: manifest.tensors.length,
-    shards: manifest.shards.length,
-    decodedBytes: manifest.shards.reduce((sum, shard) => sum + shard.decodedBytes, 0),
-    weightsRoot: manifest.weightsRoot,
-  });
-  if (number === null) return;
-  const entry = manifest.shards[number];
-  if (entry === undefined) throw new UsageError(`--shard ${number}: the manifest has shards 0 to ${manifest.shards.length - 1}`);
-  report('licence', await licence(follower, ours));
-  const chunk = await fetch('chunk', entry.chunk, limits.CHUNK_BYTES_MAX);
-  report('shard', { shard: number, ...openShard(entry, chunk) });
-}
+import { run } from './lib/steps.js';
 
 async function main() {
   let json = false;

@@ -10,6 +10,7 @@ import { Link, Reason, reasonName } from './link.js';
 import { encodeMessage, Kind, replyKindOf } from './messages.js';
 
 const REQUEST_TIMEOUT_S = 20;
+const BLOCK_TIMEOUT_S = 60;
 const nowS = () => performance.now() / 1000;
 
 /** A promise with its two ends outside. */
@@ -120,7 +121,7 @@ export class Connection {
   }
 
   /** Wait until the peer says that its chain has reached a height. */
-  async reached(height, timeoutS = REQUEST_TIMEOUT_S) {
+  async reached(height, timeoutS = BLOCK_TIMEOUT_S) {
     if (this.peerHeight >= height) return;
     const waiter = { height, ...pending() };
     this.heightWaiters.push(waiter);
