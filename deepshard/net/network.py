@@ -44,6 +44,7 @@ from deepshard.wire.messages import (
     Peers,
     Priority,
     ProofRequest,
+    RangeRequest,
 )
 from deepshard.wire.packets import Goodbye, GoodbyeReason
 from deepshard.wire.receiving import ReassemblyBudget
@@ -58,6 +59,7 @@ RATES: Final = {
     ProofRequest.KIND: Rate(per_s=200, burst=400),
     HaveRequest.KIND: Rate(per_s=500, burst=1000),
     BlobRequest.KIND: Rate(per_s=2000, burst=4000),
+    RangeRequest.KIND: Rate(per_s=2000, burst=4000),
 }
 """What one peer may ask for; the rest shares `gossip.rates.DEFAULT_RATE`."""
 
