@@ -42,6 +42,11 @@ class PartialState:
         """Whether no block is missing."""
         return self.held == (1 << block_count(self.size)) - 1
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that are there."""
+        return self.size - sum(range_bytes(self.size, first, count) for first, count in self.missing())
+
     def missing(self) -> list[tuple[int, int]]:
         """Runs of missing blocks as (first, count), none beyond a multiple of `RANGE_BLOCKS_MAX` blocks."""
         runs: list[tuple[int, int]] = []

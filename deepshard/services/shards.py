@@ -21,9 +21,8 @@ from deepshard.services.shards_download import (
     PeerFilter,
     ProgressCallback,
 )
-from deepshard.services.shards_requests import Requests
-from deepshard.services.shards_upload import MayFetch, Uploads
-from deepshard.wire.messages import BlobReply, BlobRequest, HaveReply, HaveRequest
+from deepshard.services.shards_requests import ExchangeReply, Requests
+from deepshard.services.shards_upload import ExchangeRequest, MayFetch, Uploads
 
 __all__ = ["ExchangeStats", "FetchIncomplete", "FetchReport", "ShardExchange"]
 
@@ -43,8 +42,8 @@ class ExchangeStats:
 class ShardExchange:
     """The actor that serves and fetches blobs.
 
-    The node's router puts `HaveRequest`, `HaveReply`, `BlobRequest` and `BlobReply` events, and peers' coming and
-    going, into `mailbox`; `run` must be running for anything to be served or fetched.
+    The node's router puts have, blob and range requests and replies, and peers' coming and going, into `mailbox`;
+    `run` must be running for anything to be served or fetched.
     """
 
     def __init__(
@@ -118,7 +117,8 @@ class ShardExchange:
         """Bring blobs into the store: verified, from all peers that have them, resuming what is there already.
 
         Args:
-            digests: content addresses and sizes in bytes, None where unknown.
+            digests: content addresses and sizes in bytes, None where unknown; what is known to be larger than one
+                range comes in ranges.
             from_peers: asks only peers for which this is true.
             progress: called after every blob.
 
@@ -180,9 +180,9 @@ class ShardExchange:
                 self._requests.peer_gone(key)
                 for download in self._downloads:
                     download.peer_gone(key)
-        elif isinstance(event.message, HaveReply | BlobReply):
+        elif isinstance(event.message, ExchangeReply):
             self._requests.receive(event)
-        elif isinstance(event.message, HaveRequest | BlobRequest) and not self._uploads.is_flooded(key):
+        elif isinstance(event.message, ExchangeRequest) and not self._uploads.is_flooded(key):
             nursery.start_soon(self._uploads.serve, event.peer, event.message)
 
     async def _repair_forever(self) -> None:

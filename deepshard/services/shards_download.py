@@ -1,23 +1,25 @@
-"""One download: the swarm's decisions carried out over the network, every blob verified before it is stored."""
+"""One download: the swarm's decisions carried out over the network, every range verified before it is stored."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 import trio
 
 from deepshard.disk.chunks import ChunkStore
-from deepshard.errors import LocalError
+from deepshard.disk.partials import PartialState
+from deepshard.errors import DiskCorruption, LocalError, MalformedMessage
 from deepshard.limits import WANT_DIGESTS_MAX
 from deepshard.net.types import NetworkPort, PeerInfo
-from deepshard.primitives import content_digest
+from deepshard.ranges import CorruptRange
 from deepshard.services.shards_disk import DiskThreads
-from deepshard.services.shards_requests import BlobAnswer, Requests
+from deepshard.services.shards_intake import find_missing, keep_blob, keep_range, parts_of
+from deepshard.services.shards_requests import BlobAnswer, RangeAnswer, Requests
 from deepshard.shards.errors import CorruptChunk
-from deepshard.shards.swarm import Outcome, Swarm
+from deepshard.shards.swarm import Outcome, Part, Swarm
 from deepshard.wire.messages import BlobStatus
 
 _log = structlog.get_logger(__name__)
@@ -27,6 +29,8 @@ ProgressCallback = Callable[[int, int, bytes, int], None]
 """Blobs done, blobs in all, public key of the peer the last one came from, its size in bytes."""
 
 _PEERS_NAMED_MAX = 8
+_DISK_FAILURES_MAX = 3
+"""How often one blob may turn out corrupt on disk when it is complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,10 @@ class FetchReport:
     """What a download brought. Peers are named by public key.
 
     Attributes:
-        bytes_by_peer: bytes of blobs that were verified and stored, by the peer they came from.
-        verified: number of those blobs; what was in the store before isn't counted.
+        bytes_by_peer: bytes that were verified and stored, by the peer they came from.
+        verified: number of blobs that they completed; what was in the store before isn't counted.
         present: number of blobs that were in the store before.
+        resumed_bytes: bytes of the other blobs that were there from earlier downloads.
         refetched: answers that came to nothing (corrupt, or brought by another first) and were fetched again.
         wasted_bytes: their bytes.
         corrupt_from: peers that sent a corrupt blob, in the order of their keys.
@@ -45,6 +50,7 @@ class FetchReport:
     bytes_by_peer: Mapping[bytes, int] = field(default_factory=dict)
     verified: int = 0
     present: int = 0
+    resumed_bytes: int = 0
     refetched: int = 0
     wasted_bytes: int = 0
     corrupt_from: tuple[bytes, ...] = ()
@@ -101,6 +107,11 @@ class Download:
         self._swarm = Swarm({})
         self._failure: LocalError | None = None
         self._refetched = 0
+        self._keeping: dict[bytes, trio.Lock] = {}
+        """Held while a range of a blob is kept, so that the swarm hears in the same order what is left of it."""
+        self._disk_failures: Counter[bytes] = Counter()
+        self._sizes: dict[bytes, int] = {}
+        """Of blobs whose last range has come."""
         self._wake = trio.Event()
         self._peers_changed = trio.Event()
         self._asked_at: dict[bytes, float] = {}
@@ -117,18 +128,24 @@ class Download:
             FetchIncomplete: the time ran out.
             LocalError: the disk refused.
         """
-        missing = await self._disk.run(self._find_missing)
-        if not missing:
-            return FetchReport(present=len(self._wanted))
-        self._swarm = Swarm(missing, in_flight_max=self._in_flight_max, timeout_s=self._request_timeout_s)
+        missing = await self._disk.run(find_missing, self._store, self._wanted)
+        present = len(self._wanted) - len(missing.parts)
+        if not missing.parts:
+            return FetchReport(present=present)
+        self._swarm = Swarm(
+            missing.parts,
+            begun=missing.begun,
+            in_flight_max=self._in_flight_max,
+            timeout_s=self._request_timeout_s,
+        )
         started = trio.current_time()
-        _log.info("fetch.started", blobs=len(missing), present=len(self._wanted) - len(missing))
+        _log.info("fetch.started", blobs=len(missing.parts), present=present, resumed_bytes=missing.resumed_bytes)
         with trio.move_on_after(self._timeout_s):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._survey)
                 await self._schedule(nursery)
                 nursery.cancel_scope.cancel()
-        report = self._report(len(self._wanted) - len(missing))
+        report = self._report(present, missing.resumed_bytes)
         _log.info(
             "fetch.finished",
             blobs=report.verified,
@@ -156,57 +173,101 @@ class Download:
             self._answers[peer] = "disconnected"
         self._wake.set()
 
-    def _find_missing(self) -> dict[bytes, int | None]:
-        return {digest: size for digest, size in self._wanted.items() if not self._store.has(digest)}
-
     async def _schedule(self, nursery: trio.Nursery) -> None:
         while not self._swarm.done and self._failure is None:
             self._wake = trio.Event()
             now = trio.current_time()
-            for peer, digest in self._swarm.next_requests(now):
-                nursery.start_soon(self._request, peer, digest)
+            for peer, part in self._swarm.next_requests(now):
+                nursery.start_soon(self._request, peer, part)
             deadline = self._swarm.next_deadline(now)
             with trio.move_on_at(float("inf") if deadline is None else deadline):
                 await self._wake.wait()
 
-    async def _request(self, peer: bytes, digest: bytes) -> None:
-        answer = await self._requests.blob(peer, digest)
-        outcome = Outcome.ABSENT if answer is None else await self._judge(peer, digest, answer)
-        size = 0 if answer is None else len(answer.data)
-        is_new = self._swarm.received(peer, digest, outcome, trio.current_time(), size=size)
+    async def _request(self, peer: bytes, part: Part) -> None:
+        if not part.count:
+            blob = await self._requests.blob(peer, part.digest)
+            outcome = Outcome.ABSENT if blob is None else await self._judge_blob(peer, part, blob)
+            self._settle(peer, part, outcome, 0 if blob is None else len(blob.data), ())
+            return
+        answer = await self._requests.blocks(peer, part)
+        if answer is None:
+            self._settle(peer, part, Outcome.ABSENT, 0, ())
+            return
+        async with self._keeping.setdefault(part.digest, trio.Lock()):
+            outcome, left = await self._judge_range(peer, part, answer)
+            self._settle(peer, part, outcome, len(answer.data), left)
+        if part.digest not in self._swarm.missing:
+            self._keeping.pop(part.digest, None)
+
+    def _settle(self, peer: bytes, part: Part, outcome: Outcome, size: int, left: Sequence[Part]) -> None:
+        is_new = self._swarm.received(peer, part, outcome, trio.current_time(), size=size, left=left)
         if is_new:
             self._on_fetched(peer, size)
-            if self._progress is not None:
+            if self._progress is not None and part.digest not in self._swarm.missing:
                 done = len(self._wanted) - len(self._swarm.missing)
-                self._progress(done, len(self._wanted), peer, size)
+                self._progress(done, len(self._wanted), peer, self._sizes.pop(part.digest, size))
         elif size:
             self._refetched += 1
         self._wake.set()
 
-    async def _judge(self, peer: bytes, digest: bytes, answer: BlobAnswer) -> Outcome:
+    async def _judge_blob(self, peer: bytes, part: Part, answer: BlobAnswer) -> Outcome:
         if answer.status is not BlobStatus.FOUND:
-            self._answers[peer] = answer.status.name.lower().replace("_", " ")
-            return Outcome.BUSY if answer.status is BlobStatus.BUSY else Outcome.ABSENT
-        if digest not in self._swarm.missing:
+            return self._refused(peer, answer.status)
+        if not self._swarm.is_open(part):
             return Outcome.VERIFIED  # another was faster; no need to look at it
         try:
-            is_genuine = await self._disk.run(self._keep, digest, answer.data)
+            await self._disk.run(keep_blob, self._store, part.digest, answer)
+        except CorruptChunk as error:
+            return self._corrupt(peer, part, error)
         except LocalError as error:
             self._failure = error
             return Outcome.ABSENT
-        if is_genuine:
-            return Outcome.VERIFIED
-        reason = f"{len(answer.data)} bytes are not the blob {digest.hex()}"
+        return Outcome.VERIFIED
+
+    async def _judge_range(self, peer: bytes, part: Part, answer: RangeAnswer) -> tuple[Outcome, Sequence[Part]]:
+        if answer.status is not BlobStatus.FOUND:
+            return self._refused(peer, answer.status), ()
+        if not self._swarm.is_open(part):
+            return Outcome.VERIFIED, ()
+        try:
+            state = await self._disk.run(keep_range, self._store, part, answer)
+        except MalformedMessage as error:
+            self._network.penalise(peer, error)
+            return Outcome.ABSENT, ()
+        except CorruptRange as error:
+            return self._corrupt(peer, part, CorruptChunk(part.digest.hex()[:16], str(error))), ()
+        except DiskCorruption as error:
+            state = self._begin_again(part, answer, error)
+        except LocalError as error:
+            self._failure = error
+            return Outcome.ABSENT, ()
+        if state.is_complete:
+            self._sizes[part.digest] = state.size
+        return Outcome.VERIFIED, parts_of(part.digest, state)
+
+    def _refused(self, peer: bytes, status: BlobStatus) -> Outcome:
+        self._answers[peer] = status.name.lower().replace("_", " ")
+        return Outcome.BUSY if status is BlobStatus.BUSY else Outcome.ABSENT
+
+    def _corrupt(self, peer: bytes, part: Part, error: CorruptChunk) -> Outcome:
         self._answers[peer] = "sent a corrupt blob"
-        _log.warning("peer.corrupt", peer=self._remotes.get(peer, ""), key=peer.hex(), digest=digest.hex())
-        self._network.penalise(peer, CorruptChunk(digest.hex()[:16], reason))
+        _log.warning(
+            "peer.corrupt",
+            peer=self._remotes.get(peer, ""),
+            key=peer.hex(),
+            digest=part.digest.hex(),
+            first_block=part.first,
+        )
+        self._network.penalise(peer, error)
         return Outcome.CORRUPT
 
-    def _keep(self, digest: bytes, data: bytes) -> bool:
-        if content_digest(data) != digest:
-            return False
-        self._store.put(data, digest=digest)
-        return True
+    def _begin_again(self, part: Part, answer: RangeAnswer, error: DiskCorruption) -> PartialState:
+        """The peer was right and the disk wasn't; a disk that does it again and again ends the download."""
+        _log.warning("partial.corrupt", digest=part.digest.hex(), error=str(error))
+        self._disk_failures[part.digest] += 1
+        if self._disk_failures[part.digest] >= _DISK_FAILURES_MAX:
+            self._failure = error
+        return PartialState(answer.size)
 
     async def _survey(self) -> None:
         """Ask peers what they have: a new one about everything, the others from time to time about what they lacked."""
@@ -240,10 +301,10 @@ class Download:
                     self._swarm.offer(peer, offered)
                     self._wake.set()
                     offered_any = True
-            if batches and not offered_any:
+            if batches and not offered_any and batches[0][0] in self._swarm.missing:
                 # A bitmap doesn't say why. Asking for one of them does: not found, or not licensed.
                 with trio.move_on_after(self._request_timeout_s):
-                    await self._request(peer, batches[0][0])
+                    await self._request(peer, self._swarm.first_part(batches[0][0]))
         finally:
             self._asking.discard(peer)
 
@@ -257,11 +318,12 @@ class Download:
         self._cursors[peer] = start + WANT_DIGESTS_MAX
         return [unknown[start : start + WANT_DIGESTS_MAX]]
 
-    def _report(self, present: int) -> FetchReport:
+    def _report(self, present: int, resumed_bytes: int) -> FetchReport:
         return FetchReport(
             bytes_by_peer=dict(self._swarm.bytes_by_peer),
             verified=sum(self._swarm.chunks_by_peer.values()),
             present=present,
+            resumed_bytes=resumed_bytes,
             refetched=self._refetched,
             wasted_bytes=self._swarm.wasted_bytes,
             corrupt_from=self._swarm.bad_peers,

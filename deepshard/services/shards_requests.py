@@ -12,7 +12,18 @@ from deepshard.actors import Reply
 from deepshard.errors import MalformedMessage
 from deepshard.limits import WANT_DIGESTS_MAX
 from deepshard.net.types import NetworkPort, Received
-from deepshard.wire.messages import BlobReply, BlobRequest, BlobStatus, HaveReply, HaveRequest
+from deepshard.shards.swarm import Part
+from deepshard.wire.messages import (
+    BlobReply,
+    BlobRequest,
+    BlobStatus,
+    HaveReply,
+    HaveRequest,
+    RangeReply,
+    RangeRequest,
+)
+
+ExchangeReply = HaveReply | BlobReply | RangeReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +32,20 @@ class BlobAnswer:
 
     status: BlobStatus
     data: bytes
+    address: bytes = b""
+    """Content address of `data`, where the link has verified it already; empty elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class RangeAnswer:
+    """What a peer answered to a request for blocks; all but `leaves` is unverified, and empty unless it was found."""
+
+    status: BlobStatus
+    data: bytes
+    size: int
+    proof: tuple[bytes, ...]
+    leaves: tuple[bytes, ...] = ()
+    """Hashes of the blocks in `data`, where the link has computed them already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +62,20 @@ class _Blob:
     reply: Reply[BlobAnswer | None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Range:
+    peer: bytes
+    part: Part
+    reply: Reply[RangeAnswer | None]
+
+
 class Requests:
     """Asks peers and waits for their answers. An answer that nobody waits for any more is dropped."""
 
     def __init__(self, network: NetworkPort) -> None:
         self._network = network
         self._numbers = count(1)
-        self._pending: dict[int, _Have | _Blob] = {}
+        self._pending: dict[int, _Have | _Blob | _Range] = {}
 
     async def have(self, peer: bytes, digests: Sequence[bytes], *, timeout_s: float) -> list[bytes] | None:
         """Which of the digests (at most `WANT_DIGESTS_MAX`) the peer would serve us; None if it doesn't say."""
@@ -69,10 +101,21 @@ class Requests:
         finally:
             self._pending.pop(number, None)
 
+    async def blocks(self, peer: bytes, part: Part) -> RangeAnswer | None:
+        """The peer's answer for a range of blocks, as `blob`."""
+        number = next(self._numbers)
+        pending = self._pending[number] = _Range(peer, part, Reply())
+        try:
+            if await self._network.send(peer, RangeRequest(number, part.digest, part.first, part.count)):
+                return await pending.reply.get()
+            return None
+        finally:
+            self._pending.pop(number, None)
+
     def receive(self, event: Received) -> None:
-        """Take a `HaveReply` or `BlobReply`."""
+        """Take an answer."""
         message = event.message
-        assert isinstance(message, HaveReply | BlobReply)
+        assert isinstance(message, ExchangeReply)
         pending = self._pending.get(message.request)
         if pending is None or pending.peer != event.peer.public_key:
             return
@@ -80,7 +123,9 @@ class Requests:
         if isinstance(pending, _Have) and isinstance(message, HaveReply):
             pending.reply.set(self._read_bitmap(pending, message))
         elif isinstance(pending, _Blob) and isinstance(message, BlobReply):
-            pending.reply.set(self._read_blob(pending, message, event.attachment))
+            pending.reply.set(self._read_blob(pending, message, event))
+        elif isinstance(pending, _Range) and isinstance(message, RangeReply):
+            pending.reply.set(self._read_range(pending, message, event))
         else:
             self._blame(pending.peer, f"{type(message).__name__} answers a request of another kind")
             pending.reply.set(None)
@@ -99,14 +144,32 @@ class Requests:
             return None
         return [digest for position, digest in enumerate(pending.digests) if bits >> position & 1]
 
-    def _read_blob(self, pending: _Blob, message: BlobReply, attachment: bytes) -> BlobAnswer | None:
+    def _read_blob(self, pending: _Blob, message: BlobReply, event: Received) -> BlobAnswer | None:
         if message.digest != pending.digest:
             self._blame(pending.peer, f"asked for blob {pending.digest.hex()}, got {message.digest.hex()}")
             return None
-        if message.status is not BlobStatus.FOUND and attachment:
-            self._blame(pending.peer, f"{message.status.name} with an attachment of {len(attachment)} bytes")
+        if message.status is not BlobStatus.FOUND and event.attachment:
+            self._blame(pending.peer, f"{message.status.name} with an attachment of {len(event.attachment)} bytes")
             return None
-        return BlobAnswer(message.status, attachment)
+        return BlobAnswer(message.status, event.attachment, event.attachment_digest if event.attachment else b"")
+
+    def _read_range(self, pending: _Range, message: RangeReply, event: Received) -> RangeAnswer | None:
+        part = pending.part
+        if (message.digest, message.first_block) != (part.digest, part.first):
+            self._blame(
+                pending.peer,
+                f"asked for blob {part.digest.hex()} from block {part.first} on,"
+                f" got {message.digest.hex()} from block {message.first_block} on",
+            )
+            return None
+        if message.status is not BlobStatus.FOUND and (event.attachment or message.size or message.proof):
+            self._blame(
+                pending.peer,
+                f"{message.status.name} with an attachment of {len(event.attachment)} bytes,"
+                f" size {message.size} and a proof of {len(message.proof)} hashes",
+            )
+            return None
+        return RangeAnswer(message.status, event.attachment, message.size, message.proof, event.attachment_leaves)
 
     def _blame(self, peer: bytes, fact: str) -> None:
         self._network.penalise(peer, MalformedMessage(fact))

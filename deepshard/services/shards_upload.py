@@ -1,21 +1,46 @@
-"""Serving blobs: a few at a time to each peer, to those who may have them, and never a corrupt one."""
+"""Serving blobs and ranges: a few at a time to each peer, to those who may have them, and never a corrupt one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 import trio
 
 from deepshard.disk.chunks import ChunkStore, MissingBlob
-from deepshard.errors import DiskCorruption, LocalError
+from deepshard.errors import DiskCorruption, LocalError, MalformedMessage
 from deepshard.net.types import NetworkPort, PeerInfo
+from deepshard.primitives import content_address
+from deepshard.ranges import range_proof
 from deepshard.services.shards_disk import DiskThreads
-from deepshard.wire.messages import BlobReply, BlobRequest, BlobStatus, HaveReply, HaveRequest
+from deepshard.wire.messages import (
+    BlobReply,
+    BlobRequest,
+    BlobStatus,
+    HaveReply,
+    HaveRequest,
+    RangeReply,
+    RangeRequest,
+)
 
 _log = structlog.get_logger(__name__)
 
 MayFetch = Callable[[PeerInfo, bytes], bool]
+ExchangeRequest = HaveRequest | BlobRequest | RangeRequest
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a request for a blob or for blocks of it comes to; the last four only if it is found."""
+
+    status: BlobStatus
+    data: bytes = b""
+    address: bytes = b""
+    """Content address of `data`."""
+    size: int = 0
+    """Of the whole blob."""
+    proof: tuple[bytes, ...] = ()
 
 
 class _Counter:
@@ -27,10 +52,10 @@ class _Counter:
 
 
 class Uploads:
-    """Answers `HaveRequest` and `BlobRequest`.
+    """Answers `HaveRequest`, `BlobRequest` and `RangeRequest`.
 
-    A peer gets `slots` blobs read and sent at once; `waiting_max` more of its requests wait, and any beyond are
-    answered `BUSY`, so that memory is bounded and no peer holds up another.
+    A peer gets `slots` blobs or ranges read and sent at once; `waiting_max` more of its requests wait, and any beyond
+    are answered `BUSY`, so that memory is bounded and no peer holds up another.
     """
 
     def __init__(
@@ -55,7 +80,7 @@ class Uploads:
         self._on_corrupt = on_corrupt
         self._counters: dict[bytes, _Counter] = {}
 
-    async def serve(self, peer: PeerInfo, request: HaveRequest | BlobRequest) -> None:
+    async def serve(self, peer: PeerInfo, request: ExchangeRequest) -> None:
         """Answer one request; run in a task of its own."""
         counter = self._counters.setdefault(peer.public_key, _Counter(self._slots))
         counter.open += 1
@@ -64,10 +89,10 @@ class Uploads:
                 await self._decline(peer, request)
                 return
             async with counter.slots:
-                if isinstance(request, BlobRequest):
-                    await self._serve_blob(peer, request)
-                else:
+                if isinstance(request, HaveRequest):
                     await self._serve_have(peer, request)
+                else:
+                    await self._serve_data(peer, request)
         finally:
             counter.open -= 1
             if counter.open == 0:
@@ -78,10 +103,10 @@ class Uploads:
         counter = self._counters.get(peer)
         return counter is not None and counter.open >= 2 * self._open_max
 
-    async def _decline(self, peer: PeerInfo, request: HaveRequest | BlobRequest) -> None:
+    async def _decline(self, peer: PeerInfo, request: ExchangeRequest) -> None:
         # A question what we have isn't answered at all: no answer means to ask later, an empty bitmap would not.
-        if isinstance(request, BlobRequest):
-            await self._network.send(peer.public_key, BlobReply(request.request, request.digest, BlobStatus.BUSY))
+        if not isinstance(request, HaveRequest):
+            await self._answer(peer, request, _Found(BlobStatus.BUSY))
 
     async def _serve_have(self, peer: PeerInfo, request: HaveRequest) -> None:
         def present() -> list[bool]:
@@ -100,27 +125,49 @@ class Uploads:
         bitmap = bits.to_bytes(-(-len(request.digests) // 8), "little")
         await self._network.send(peer.public_key, HaveReply(request.request, bitmap))
 
-    async def _serve_blob(self, peer: PeerInfo, request: BlobRequest) -> None:
+    async def _serve_data(self, peer: PeerInfo, request: BlobRequest | RangeRequest) -> None:
         may_fetch = self._may_fetch(peer, request.digest)
         try:
-            status, data = await self._disk.run(self._read, request.digest, may_fetch)
+            found = await self._disk.run(self._read, request, may_fetch)
+        except MalformedMessage as error:
+            self._network.penalise(peer.public_key, error)
+            return
         except MissingBlob:
-            status, data = BlobStatus.NOT_FOUND, b""
+            found = _Found(BlobStatus.NOT_FOUND)
         except DiskCorruption as error:
             _log.warning("chunk.corrupt", digest=request.digest.hex(), error=str(error))
             self._on_corrupt(request.digest)
-            status, data = BlobStatus.NOT_FOUND, b""
+            found = _Found(BlobStatus.NOT_FOUND)
         except LocalError as error:
             _log.error("chunk.unreadable", digest=request.digest.hex(), error=str(error))
-            status, data = BlobStatus.BUSY, b""
-        sent = await self._network.send(peer.public_key, BlobReply(request.request, request.digest, status), data)
-        if sent and status is BlobStatus.FOUND:
-            self._on_served(peer.public_key, len(data))
-            _log.debug("chunk.served", digest=request.digest.hex(), peer=peer.remote, bytes=len(data))
+            found = _Found(BlobStatus.BUSY)
+        sent = await self._answer(peer, request, found)
+        if sent and found.status is BlobStatus.FOUND:
+            self._on_served(peer.public_key, len(found.data))
+            _log.debug("chunk.served", digest=request.digest.hex(), peer=peer.remote, bytes=len(found.data))
 
-    def _read(self, digest: bytes, may_fetch: bool) -> tuple[BlobStatus, bytes]:  # noqa: FBT001  # called by a thread
-        if not self._store.has(digest):
-            return BlobStatus.NOT_FOUND, b""
+    async def _answer(self, peer: PeerInfo, request: BlobRequest | RangeRequest, found: _Found) -> bool:
+        reply: BlobReply | RangeReply
+        if isinstance(request, BlobRequest):
+            reply = BlobReply(request.request, request.digest, found.status)
+        else:
+            reply = RangeReply(
+                request.request, request.digest, found.status, found.size, request.first_block, found.proof
+            )
+        return await self._network.send(peer.public_key, reply, found.data, found.address or None)
+
+    def _read(self, request: BlobRequest | RangeRequest, may_fetch: bool) -> _Found:  # noqa: FBT001  # called by a thread
+        if not self._store.has(request.digest):
+            return _Found(BlobStatus.NOT_FOUND)
         if not may_fetch:
-            return BlobStatus.NOT_LICENSED, b""
-        return BlobStatus.FOUND, self._store.get(digest)
+            return _Found(BlobStatus.NOT_LICENSED)
+        if isinstance(request, BlobRequest):
+            data = self._store.get(request.digest)
+            return _Found(BlobStatus.FOUND, data, request.digest, len(data))
+        leaves, first = self._store.leaves(request.digest), request.first_block
+        if first >= len(leaves.hashes):
+            raise MalformedMessage(f"asks for block {first} of a blob that has {len(leaves.hashes)}")
+        count = min(request.block_count, len(leaves.hashes) - first)
+        data = self._store.get_range(request.digest, first, count)
+        address = content_address(len(data), leaves.hashes[first : first + count])
+        return _Found(BlobStatus.FOUND, data, address, leaves.size, range_proof(leaves.hashes, first, count))

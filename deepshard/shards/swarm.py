@@ -1,12 +1,16 @@
-"""Which chunk to ask of which peer next: rarest first, many peers at once, none trusted to answer.
+"""Which chunk, or part of one, to ask of which peer next: rarest first, many peers at once, none trusted to answer.
 
 A pure scheduler: it is told what peers offer and how requests ended, and says what to request. Time is an argument, in
 seconds of any monotonic clock.
 
-Each peer has a window of requests in flight, which starts small, grows with every chunk verified and halves when a
-request times out; a peer that times out is left alone for a while, longer each time. A chunk that timed out is free for
+Peers offer contents; what is asked of them are parts: a whole content, or a range of its blocks. How a content falls
+into parts is known when the first of them has come, and `received` is told it. Contents that were begun come before
+others, so that few are unfinished at a time.
+
+Each peer has a window of requests in flight, which starts small, grows with every part verified and halves when a
+request times out; a peer that times out is left alone for a while, longer each time. A part that timed out is free for
 others at once, and a late answer is still taken if nobody was faster. When nothing else is left to ask of a peer, it is
-asked for the chunks that others have been slow with, so that one stalled sender can't hold up the end.
+asked for the parts that others have been slow with, so that one stalled sender can't hold up the end.
 """
 
 from __future__ import annotations
@@ -14,12 +18,20 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 _WINDOW_START: Final = 2
 _COPIES_MAX: Final = 2
 _PAUSE_DOUBLINGS_MAX: Final = 6
 _REDRAW_INTERVAL_S: Final = 1.0
+
+
+class Part(NamedTuple):
+    """What one request asks for: `count` blocks of a content from block `first` on, or all of it where `count` is 0."""
+
+    digest: bytes
+    first: int = 0
+    count: int = 0
 
 
 class Outcome(Enum):
@@ -37,32 +49,39 @@ class Outcome(Enum):
 @dataclass(slots=True)
 class _Peer:
     offers: set[bytes] = field(default_factory=set)
-    in_flight: dict[bytes, float] = field(default_factory=dict)
+    in_flight: dict[Part, float] = field(default_factory=dict)
     """When each request was sent."""
     window: int = _WINDOW_START
     strikes: int = 0
     paused_until: float = 0.0
     is_bad: bool = False
-    queue: list[bytes] | None = None
+    queue: list[Part] | None = None
     """What to ask next, the best last; None when it has to be drawn up anew."""
 
 
 class Swarm:
-    """Download of the contents `wanted`: content address to size in bytes, or None where it isn't known."""
+    """Download of the contents `wanted`: content address to what is to be asked for, at least one part of it.
+
+    `begun` names those of which something has come before.
+    """
 
     def __init__(
         self,
-        wanted: Mapping[bytes, int | None],
+        wanted: Mapping[bytes, Collection[Part]],
         *,
+        begun: Collection[bytes] = (),
         in_flight_max: int = 8,
         timeout_s: float = 30.0,
         busy_pause_s: float = 0.5,
     ) -> None:
-        self.sizes = dict(wanted)
         self.missing = set(wanted)
+        self._open = {digest: set(parts) for digest, parts in wanted.items()}
+        """Parts that haven't come, of each content that is missing."""
+        self._begun = set(begun)
         self.bytes_by_peer: dict[bytes, int] = {}
-        """Bytes of verified chunks that each peer sent and that were needed."""
+        """Bytes of verified parts that each peer sent and that were needed."""
         self.chunks_by_peer: dict[bytes, int] = {}
+        """Contents of which each peer sent the last part."""
         self.wasted_bytes = 0
         """Bytes received that were corrupt or that another peer had brought before."""
         self._peers: dict[bytes, _Peer] = {}
@@ -100,6 +119,14 @@ class Swarm:
         state.queue = None
         self._is_stale = True
 
+    def is_open(self, part: Part) -> bool:
+        """Whether the part hasn't come yet."""
+        return part in self._open.get(part.digest, ())
+
+    def first_part(self, digest: bytes) -> Part:
+        """The first part of a missing content that hasn't come."""
+        return min(self._open[digest])
+
     def not_offered_by(self, peer: bytes) -> list[bytes]:
         """What is missing and the peer hasn't offered: those that nobody offers first, then by address."""
         offers = self._peers[peer].offers if peer in self._peers else set()
@@ -114,8 +141,8 @@ class Swarm:
         if not state.is_bad:
             del self._peers[peer]
 
-    def next_requests(self, now: float) -> list[tuple[bytes, bytes]]:
-        """Requests to send now, as (peer, digest); they count as in flight from here on."""
+    def next_requests(self, now: float) -> list[tuple[bytes, Part]]:
+        """Requests to send now, as (peer, part); they count as in flight from here on."""
         self._expire(now)
         if self._is_stale and now >= self._drawn_at + _REDRAW_INTERVAL_S:
             # New offers change what is rare for everyone. Drawing up every queue again for each of them would be
@@ -123,47 +150,59 @@ class Swarm:
             self._is_stale, self._drawn_at = False, now
             for state in self._peers.values():
                 state.queue = None
-        requests: list[tuple[bytes, bytes]] = []
+        requests: list[tuple[bytes, Part]] = []
         # One for each peer in turn, so that two peers with the same offers share the work evenly.
         willing = {name: state for name, state in sorted(self._peers.items()) if self._has_room(state, now)}
         while willing:
             for name, state in list(willing.items()):
-                digest = self._pick(state, now)
-                if digest is None:
+                part = self._pick(state, now)
+                if part is None:
                     del willing[name]
                     continue
-                state.in_flight[digest] = now
-                requests.append((name, digest))
+                state.in_flight[part] = now
+                requests.append((name, part))
                 if not self._has_room(state, now):
                     del willing[name]
         return requests
 
-    def received(self, peer: bytes, digest: bytes, outcome: Outcome, now: float, *, size: int = 0) -> bool:
-        """A request ended; `size` is the number of bytes that came.
+    def received(
+        self, peer: bytes, part: Part, outcome: Outcome, now: float, *, size: int = 0, left: Collection[Part] = ()
+    ) -> bool:
+        """A request ended.
+
+        Args:
+            peer: who was asked.
+            part: for what.
+            outcome: how it ended.
+            now: the time.
+            size: number of bytes that came.
+            left: after a verified part, all that is still to be asked for of its content.
 
         Returns:
-            True if this brought a chunk that was still missing.
+            True if this brought a part that was still missing.
         """
         state = self._peers.get(peer) or _Peer()  # one that is gone may have left an answer behind
         if outcome is Outcome.CORRUPT:
             self._peers[peer] = state
-        state.in_flight.pop(digest, None)
-        if outcome is Outcome.VERIFIED and digest in self.missing:
-            self.missing.discard(digest)
+        state.in_flight.pop(part, None)
+        if outcome is Outcome.VERIFIED and self.is_open(part):
             self.bytes_by_peer[peer] = self.bytes_by_peer.get(peer, 0) + size
-            self.chunks_by_peer[peer] = self.chunks_by_peer.get(peer, 0) + 1
             state.strikes = 0
             state.window = min(state.window + 1, self._in_flight_max)
+            self._open[part.digest].discard(part)
+            self._set_left(part.digest, left)
+            if not left:
+                self.chunks_by_peer[peer] = self.chunks_by_peer.get(peer, 0) + 1
             return True
         self.wasted_bytes += size
         if outcome is Outcome.CORRUPT:
             state.is_bad = True
             self._withdraw(state)
         elif outcome is Outcome.ABSENT:
-            self._drop_offer(state, digest)
+            self._drop_offer(state, part.digest)
         elif outcome is Outcome.BUSY:
             state.paused_until = max(state.paused_until, now + self._busy_pause_s)
-        self._give_back(digest)
+        self._give_back(part)
         return False
 
     def next_deadline(self, now: float) -> float | None:
@@ -183,52 +222,68 @@ class Swarm:
 
     def _expire(self, now: float) -> None:
         for state in self._peers.values():
-            late = [digest for digest, sent in state.in_flight.items() if now >= sent + self._timeout_s]
+            late = [part for part, sent in state.in_flight.items() if now >= sent + self._timeout_s]
             if not late:
                 continue
-            for digest in late:
-                del state.in_flight[digest]
-                self._give_back(digest)
+            for part in late:
+                del state.in_flight[part]
+                self._give_back(part)
             state.window = max(1, state.window // 2)
             state.strikes += 1
             state.paused_until = now + self._timeout_s * 2 ** min(state.strikes - 1, _PAUSE_DOUBLINGS_MAX)
 
-    def _pick(self, state: _Peer, now: float) -> bytes | None:
+    def _pick(self, state: _Peer, now: float) -> Part | None:
         if state.queue is None:
             state.queue = self._draw(state)
         in_flight = self._in_flight_counts()
         while state.queue:
-            digest = state.queue.pop()
-            if digest in self.missing and not in_flight.get(digest):
-                return digest
+            part = state.queue.pop()
+            if self.is_open(part) and part.digest in state.offers and not in_flight.get(part):
+                return part
         return self._pick_slow(state, in_flight, now)
 
-    def _pick_slow(self, state: _Peer, in_flight: Mapping[bytes, int], now: float) -> bytes | None:
+    def _pick_slow(self, state: _Peer, in_flight: Mapping[Part, int], now: float) -> Part | None:
         """Endgame: what others have had in flight for half the timeout, the oldest first."""
         slow = [
-            (sent, digest)
+            (sent, part)
             for other in self._peers.values()
             if other is not state
-            for digest, sent in other.in_flight.items()
+            for part, sent in other.in_flight.items()
             if now >= sent + self._timeout_s / 2
-            and digest in self.missing
-            and digest in state.offers
-            and digest not in state.in_flight
-            and in_flight[digest] < _COPIES_MAX
+            and self.is_open(part)
+            and part.digest in state.offers
+            and part not in state.in_flight
+            and in_flight[part] < _COPIES_MAX
         ]
         return min(slow)[1] if slow else None
 
-    def _in_flight_counts(self) -> dict[bytes, int]:
-        counts: dict[bytes, int] = {}
+    def _in_flight_counts(self) -> dict[Part, int]:
+        counts: dict[Part, int] = {}
         for state in self._peers.values():
-            for digest in state.in_flight:
-                counts[digest] = counts.get(digest, 0) + 1
+            for part in state.in_flight:
+                counts[part] = counts.get(part, 0) + 1
         return counts
 
-    def _draw(self, state: _Peer) -> list[bytes]:
+    def _draw(self, state: _Peer) -> list[Part]:
         """The peer's useful offers, the rarest last, ties by address so that equal swarms behave equally."""
         useful = state.offers & self.missing
-        return sorted(useful, key=lambda digest: (self._rarity[digest], digest), reverse=True)
+        return sorted(
+            (part for digest in useful for part in self._open[digest]),
+            key=lambda part: (part.digest not in self._begun, self._rarity[part.digest], part),
+            reverse=True,
+        )
+
+    def _set_left(self, digest: bytes, left: Collection[Part]) -> None:
+        new = set(left) - self._open[digest]
+        self._open[digest] = set(left)
+        for part in sorted(new, reverse=True):
+            self._give_back(part)
+        if left:
+            self._begun.add(digest)
+        else:
+            del self._open[digest]
+            self._begun.discard(digest)
+            self.missing.discard(digest)
 
     def _drop_offer(self, state: _Peer, digest: bytes) -> None:
         if digest in state.offers:
@@ -239,13 +294,13 @@ class Swarm:
         """Nothing more is expected of this peer: others take over what it had in flight."""
         for digest in tuple(state.offers):
             self._drop_offer(state, digest)
-        for digest in tuple(state.in_flight):
-            del state.in_flight[digest]
-            self._give_back(digest)
+        for part in tuple(state.in_flight):
+            del state.in_flight[part]
+            self._give_back(part)
 
-    def _give_back(self, digest: bytes) -> None:
+    def _give_back(self, part: Part) -> None:
         """Queues drop what somebody has in flight, so what ends without success is queued again, as the next."""
-        if digest in self.missing:
+        if self.is_open(part):
             for state in self._peers.values():
-                if state.queue is not None and digest in state.offers:
-                    state.queue.append(digest)
+                if state.queue is not None and part.digest in state.offers:
+                    state.queue.append(part)

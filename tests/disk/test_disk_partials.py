@@ -19,6 +19,7 @@ from deepshard.disk.partials import PartialState
 from deepshard.errors import DiskCorruption
 from deepshard.limits import PARTIAL_AGE_S_MAX, PARTIALS_MAX, RANGE_BLOCKS_MAX
 from deepshard.primitives import CONTENT_BLOCK_BYTES, block_hashes, content_digest
+from deepshard.ranges import range_bytes
 
 DATA = bytes(range(251)) * 1000  # 15 blocks and a part of one
 DIGEST = content_digest(DATA)
@@ -192,6 +193,9 @@ def test_missing_runs_are_the_blocks_that_are_not_held(blocks: int, bits: int) -
     listed = [block for first, count in runs for block in range(first, first + count)]
     assert listed == [block for block in range(blocks) if not state.held >> block & 1]
     assert state.is_complete == (not runs)
+    assert state.held_bytes == sum(
+        range_bytes(state.size, block, 1) for block in range(blocks) if state.held >> block & 1
+    )
     for first, count in runs:
         assert first // RANGE_BLOCKS_MAX == (first + count - 1) // RANGE_BLOCKS_MAX
 

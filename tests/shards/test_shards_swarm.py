@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepshard.primitives import content_digest
-from deepshard.shards.swarm import Outcome, Swarm
+from deepshard.shards.swarm import Outcome, Part, Swarm
 
 A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
 DIGESTS = sorted(content_digest(bytes([number])) for number in range(12))
 
 
+PARTS = [Part(digest) for digest in DIGESTS]
+
+
+def _whole(digests: Iterable[bytes]) -> dict[bytes, list[Part]]:
+    return {digest: [Part(digest)] for digest in digests}
+
+
 def _swarm(count: int = 12, **options: float) -> Swarm:
-    return Swarm(dict.fromkeys(DIGESTS[:count], 10), timeout_s=options.get("timeout_s", 10.0))
+    return Swarm(_whole(DIGESTS[:count]), timeout_s=options.get("timeout_s", 10.0))
 
 
 def test_nothing_wanted_is_done_at_once() -> None:
@@ -27,23 +36,23 @@ def test_rarest_first_ties_by_address() -> None:
     swarm.offer(B, DIGESTS[1:3])
     swarm.offer(C, DIGESTS[2:3])
     requests = swarm.next_requests(0.0)
-    assert [digest for peer, digest in requests if peer == A] == [DIGESTS[0], DIGESTS[3]]
-    assert [digest for peer, digest in requests if peer == B] == [DIGESTS[1]]
-    assert [digest for peer, digest in requests if peer == C] == [DIGESTS[2]]
+    assert [part for peer, part in requests if peer == A] == [PARTS[0], PARTS[3]]
+    assert [part for peer, part in requests if peer == B] == [PARTS[1]]
+    assert [part for peer, part in requests if peer == C] == [PARTS[2]]
     assert swarm.next_requests(0.0) == []
 
 
 def test_the_window_grows_with_verified_chunks_up_to_its_bound() -> None:
-    swarm = Swarm(dict.fromkeys(DIGESTS, 10), in_flight_max=4)
+    swarm = Swarm(_whole(DIGESTS), in_flight_max=4)
     swarm.offer(A, DIGESTS)
     first = swarm.next_requests(0.0)
     assert len(first) == 2
-    for peer, digest in first:
-        assert swarm.received(peer, digest, Outcome.VERIFIED, 1.0, size=10)
+    for peer, part in first:
+        assert swarm.received(peer, part, Outcome.VERIFIED, 1.0, size=10)
     second = swarm.next_requests(1.0)
     assert len(second) == 4
-    for peer, digest in second:
-        swarm.received(peer, digest, Outcome.VERIFIED, 2.0, size=10)
+    for peer, part in second:
+        swarm.received(peer, part, Outcome.VERIFIED, 2.0, size=10)
     assert len(swarm.next_requests(2.0)) == 4
     assert swarm.bytes_by_peer == {A: 60}
     assert swarm.chunks_by_peer == {A: 6}
@@ -53,14 +62,14 @@ def test_peers_with_equal_offers_share_the_work() -> None:
     swarm = _swarm(4)
     swarm.offer(A, DIGESTS)
     swarm.offer(B, DIGESTS)
-    assert swarm.next_requests(0.0) == [(A, DIGESTS[0]), (B, DIGESTS[1]), (A, DIGESTS[2]), (B, DIGESTS[3])]
+    assert swarm.next_requests(0.0) == [(A, PARTS[0]), (B, PARTS[1]), (A, PARTS[2]), (B, PARTS[3])]
 
 
 def test_a_corrupt_peer_is_never_asked_again_and_its_chunks_go_to_others() -> None:
     swarm = _swarm(2)
     swarm.offer(A, DIGESTS[:2])
-    assert swarm.next_requests(0.0) == [(A, DIGESTS[0]), (A, DIGESTS[1])]
-    assert not swarm.received(A, DIGESTS[0], Outcome.CORRUPT, 1.0, size=10)
+    assert swarm.next_requests(0.0) == [(A, PARTS[0]), (A, PARTS[1])]
+    assert not swarm.received(A, PARTS[0], Outcome.CORRUPT, 1.0, size=10)
     assert (swarm.bad_peers, swarm.is_bad(A), swarm.wasted_bytes) == ((A,), True, 10)
     swarm.offer(A, DIGESTS)
     swarm.peer_gone(A)
@@ -69,29 +78,29 @@ def test_a_corrupt_peer_is_never_asked_again_and_its_chunks_go_to_others() -> No
     swarm.offer(C, [])
     assert swarm.not_offered_by(B) == DIGESTS[:2]
     swarm.offer(B, DIGESTS)
-    assert swarm.next_requests(2.0) == [(B, DIGESTS[0]), (B, DIGESTS[1])]
+    assert swarm.next_requests(2.0) == [(B, PARTS[0]), (B, PARTS[1])]
 
 
 def test_a_timeout_frees_the_chunk_pauses_the_peer_and_doubles_the_pause() -> None:
     swarm = _swarm(1, timeout_s=10.0)
     swarm.offer(A, DIGESTS)
-    assert swarm.next_requests(0.0) == [(A, DIGESTS[0])]
+    assert swarm.next_requests(0.0) == [(A, PARTS[0])]
     assert swarm.next_requests(9.9) == []
     assert swarm.next_deadline(9.9) == 10.0
     assert swarm.next_requests(10.0) == []
     assert swarm.next_deadline(10.0) == 20.0
-    assert swarm.next_requests(20.0) == [(A, DIGESTS[0])]
+    assert swarm.next_requests(20.0) == [(A, PARTS[0])]
     assert swarm.next_requests(30.0) == []
     assert swarm.next_deadline(30.0) == 50.0
     swarm.offer(B, DIGESTS)
-    assert swarm.next_requests(31.0) == [(B, DIGESTS[0])]
+    assert swarm.next_requests(31.0) == [(B, PARTS[0])]
 
 
 def test_a_timeout_halves_the_window() -> None:
     swarm = _swarm(timeout_s=10.0)
     swarm.offer(A, DIGESTS)
-    for peer, digest in swarm.next_requests(0.0):
-        swarm.received(peer, digest, Outcome.VERIFIED, 0.0)
+    for peer, part in swarm.next_requests(0.0):
+        swarm.received(peer, part, Outcome.VERIFIED, 0.0)
     assert len(swarm.next_requests(0.0)) == 4
     assert swarm.next_requests(10.0) == []
     assert len(swarm.next_requests(20.0)) == 2
@@ -102,9 +111,9 @@ def test_a_late_answer_is_taken_if_nobody_was_faster() -> None:
     swarm.offer(A, DIGESTS)
     swarm.next_requests(0.0)
     swarm.next_requests(10.0)
-    assert swarm.received(A, DIGESTS[0], Outcome.VERIFIED, 11.0, size=10)
+    assert swarm.received(A, PARTS[0], Outcome.VERIFIED, 11.0, size=10)
     assert swarm.done
-    assert not swarm.received(B, DIGESTS[0], Outcome.VERIFIED, 12.0, size=10)
+    assert not swarm.received(B, PARTS[0], Outcome.VERIFIED, 12.0, size=10)
     assert (swarm.bytes_by_peer, swarm.wasted_bytes) == ({A: 10}, 10)
 
 
@@ -112,10 +121,10 @@ def test_endgame_asks_another_for_what_one_is_slow_with_but_not_a_third() -> Non
     swarm = _swarm(1, timeout_s=10.0)
     for peer in (A, B, C):
         swarm.offer(peer, DIGESTS)
-    assert swarm.next_requests(0.0) == [(A, DIGESTS[0])]
+    assert swarm.next_requests(0.0) == [(A, PARTS[0])]
     assert swarm.next_requests(4.9) == []
     assert swarm.next_deadline(0.0) == 5.0
-    assert swarm.next_requests(5.0) == [(B, DIGESTS[0])]
+    assert swarm.next_requests(5.0) == [(B, PARTS[0])]
     assert swarm.next_requests(9.0) == []
 
 
@@ -123,30 +132,30 @@ def test_absent_is_not_asked_again_until_offered_again() -> None:
     swarm = _swarm(1)
     swarm.offer(A, DIGESTS)
     swarm.next_requests(0.0)
-    swarm.received(A, DIGESTS[0], Outcome.ABSENT, 1.0)
+    swarm.received(A, PARTS[0], Outcome.ABSENT, 1.0)
     assert swarm.next_requests(1.0) == []
     assert swarm.not_offered_by(A) == [DIGESTS[0]]
     swarm.offer(A, DIGESTS)
-    assert swarm.next_requests(1.0) == [(A, DIGESTS[0])]
+    assert swarm.next_requests(1.0) == [(A, PARTS[0])]
 
 
 def test_busy_is_asked_again_after_a_pause_without_a_strike() -> None:
     swarm = _swarm(1)
     swarm.offer(A, DIGESTS)
     swarm.next_requests(0.0)
-    swarm.received(A, DIGESTS[0], Outcome.BUSY, 1.0)
+    swarm.received(A, PARTS[0], Outcome.BUSY, 1.0)
     assert swarm.next_requests(1.4) == []
     assert swarm.next_deadline(1.4) == 1.5
-    assert swarm.next_requests(1.5) == [(A, DIGESTS[0])]
+    assert swarm.next_requests(1.5) == [(A, PARTS[0])]
 
 
 def test_a_peer_that_leaves_gives_its_chunks_back() -> None:
     swarm = _swarm(1)
     swarm.offer(A, DIGESTS)
     swarm.offer(B, DIGESTS)
-    assert swarm.next_requests(0.0) == [(A, DIGESTS[0])]
+    assert swarm.next_requests(0.0) == [(A, PARTS[0])]
     swarm.peer_gone(A)
-    assert swarm.next_requests(0.1) == [(B, DIGESTS[0])]
+    assert swarm.next_requests(0.1) == [(B, PARTS[0])]
     swarm.peer_gone(C)
 
 
@@ -169,14 +178,14 @@ def test_one_honest_peer_is_enough(behaviours: list[list[Outcome | None]], offer
     swarm.offer(honest, DIGESTS)
     for number, offer in enumerate(offers[: len(behaviours)]):
         swarm.offer(bytes([number]) * 32, offer)
-    now, asked, open_requests = 0.0, 0, set[tuple[bytes, bytes]]()
+    now, asked, open_requests = 0.0, 0, set[tuple[bytes, Part]]()
     while not swarm.done:
         requests = swarm.next_requests(now)
         assert len(set(requests)) == len(requests)
         assert not any(swarm.is_bad(peer) for peer, _ in requests)
-        for peer, digest in requests:
+        for peer, part in requests:
             asked += 1
-            open_requests.add((peer, digest))
+            open_requests.add((peer, part))
             outcome = Outcome.VERIFIED
             if peer != honest:
                 behaviour = behaviours[peer[0]]
@@ -184,7 +193,7 @@ def test_one_honest_peer_is_enough(behaviours: list[list[Outcome | None]], offer
                 if outcome_or_none is None:
                     continue
                 outcome = outcome_or_none
-            swarm.received(peer, digest, outcome, now, size=10)
+            swarm.received(peer, part, outcome, now, size=10)
         if not requests and not swarm.done:
             deadline = swarm.next_deadline(now)
             assert deadline is not None
@@ -192,3 +201,68 @@ def test_one_honest_peer_is_enough(behaviours: list[list[Outcome | None]], offer
             now = deadline
         assert asked < 2000
     assert sum(swarm.chunks_by_peer.values()) == 12
+
+
+def _ranges(digest: bytes, count: int) -> list[Part]:
+    return [Part(digest, number * 64, 64) for number in range(count)]
+
+
+def test_a_content_falls_into_parts_once_its_first_is_verified_and_peers_share_them() -> None:
+    one, two, three, four = _ranges(DIGESTS[0], 4)
+    swarm = Swarm({DIGESTS[0]: [one]})
+    for peer in (A, B):
+        swarm.offer(peer, DIGESTS)
+    assert swarm.next_requests(0.0) == [(A, one)]
+    assert swarm.received(A, one, Outcome.VERIFIED, 1.0, size=10, left=[two, three, four])
+    assert not swarm.done
+    assert (swarm.is_open(one), swarm.is_open(four), swarm.first_part(DIGESTS[0])) == (False, True, two)
+    assert swarm.next_requests(1.0) == [(A, two), (B, three), (A, four)]
+    assert swarm.received(B, three, Outcome.VERIFIED, 2.0, size=10, left=[two, four])
+    assert swarm.next_requests(2.0) == []
+    assert swarm.received(A, four, Outcome.VERIFIED, 2.0, size=10, left=[two])
+    assert swarm.received(A, two, Outcome.VERIFIED, 2.0, size=10)
+    assert swarm.done
+    assert (swarm.bytes_by_peer, swarm.chunks_by_peer) == ({A: 30, B: 10}, {A: 1})
+    assert not swarm.received(B, two, Outcome.VERIFIED, 3.0, size=10)
+    assert swarm.wasted_bytes == 10
+
+
+def test_what_was_begun_comes_first_and_from_its_beginning() -> None:
+    ranges = _ranges(DIGESTS[3], 2)
+    swarm = Swarm(_whole(DIGESTS[:3]) | {DIGESTS[3]: ranges}, begun=[DIGESTS[3]], in_flight_max=2)
+    swarm.offer(A, DIGESTS)
+    swarm.offer(B, DIGESTS[3:])
+    assert swarm.next_requests(0.0) == [(A, ranges[0]), (B, ranges[1]), (A, PARTS[0])]
+
+
+def test_a_part_of_a_corrupt_or_vanished_peer_goes_to_another_and_the_rest_stays() -> None:
+    ranges = _ranges(DIGESTS[0], 3)
+    swarm = Swarm({DIGESTS[0]: ranges})
+    swarm.offer(A, DIGESTS)
+    assert swarm.next_requests(0.0) == [(A, ranges[0]), (A, ranges[1])]
+    assert swarm.received(A, ranges[0], Outcome.VERIFIED, 0.0, left=ranges[1:])
+    assert not swarm.received(A, ranges[1], Outcome.CORRUPT, 0.0, size=10)
+    swarm.offer(B, DIGESTS)
+    swarm.offer(C, DIGESTS)
+    assert swarm.next_requests(0.0) == [(B, ranges[1]), (C, ranges[2])]
+    swarm.peer_gone(B)
+    assert swarm.next_requests(0.0) == [(C, ranges[1])]
+
+
+def test_a_content_that_has_to_begin_again_is_asked_for_again_with_the_part_that_just_came() -> None:
+    ranges = _ranges(DIGESTS[0], 2)
+    swarm = Swarm({DIGESTS[0]: ranges[1:]}, begun=[DIGESTS[0]])
+    swarm.offer(A, DIGESTS)
+    assert swarm.next_requests(0.0) == [(A, ranges[1])]
+    assert swarm.received(A, ranges[1], Outcome.VERIFIED, 0.0, left=ranges)
+    assert swarm.next_requests(0.0) == [(A, ranges[0]), (A, ranges[1])]
+
+
+def test_what_is_absent_isnt_asked_for_in_other_parts_either() -> None:
+    ranges = _ranges(DIGESTS[0], 3)
+    swarm = Swarm({DIGESTS[0]: ranges})
+    swarm.offer(A, DIGESTS)
+    swarm.next_requests(0.0)
+    swarm.received(A, ranges[0], Outcome.ABSENT, 0.0)
+    swarm.received(A, ranges[1], Outcome.ABSENT, 0.0)
+    assert swarm.next_requests(0.0) == []
