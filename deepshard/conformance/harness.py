@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-
 import trio
 
 from deepshard.conformance import expect
@@ -20,10 +18,9 @@ from deepshard.wire.messages import Peers
 class Harness:
     """One case's connections, all of which it closes."""
 
-    def __init__(self, target: Target, hub: Hub | None, witness: Witness, exits: AsyncExitStack) -> None:
+    def __init__(self, target: Target, hub: Hub | None, witness: Witness) -> None:
         self.target, self.hub, self.witness = target, hub, witness
         self.must_still_serve = False
-        self._exits = exits
         self._peers: list[RawPeer] = []
 
     # -- connections -------------------------------------------------------------------------------------------------
@@ -74,12 +71,14 @@ class Harness:
         return peer
 
     async def _invite(self, hub: Hub) -> trio.SocketStream | None:
-        endpoint, arrivals = await self._exits.enter_async_context(hub.own_port())
-        host = await self.link()
-        host.messages.clear()
-        await host.say(Peers((str(endpoint),)))
-        with trio.move_on_after(INVITATION_S):
-            return await arrivals.receive()
+        endpoint, listener = await hub.own_port()
+        try:
+            host = await self.link()
+            await host.say(Peers((str(endpoint),)))
+            with trio.move_on_after(INVITATION_S):
+                return await listener.accept()
+        finally:
+            await listener.aclose()
         return None
 
     def _peer(self, stream: trio.SocketStream, me: Self | None, *, dialling: bool) -> RawPeer:

@@ -23,6 +23,7 @@ from deepshard.limits import (
     BODY_BYTES_MAX,
     BULK_CREDIT_BYTES,
     DATA_BYTES_MAX,
+    FRAME_CHARGE_BYTES,
     GOODBYE_BYTES_MAX,
     PINGS_UNANSWERED_MAX,
     REKEY_BYTES,
@@ -170,7 +171,7 @@ class Inbound:
         signature = plain[1 + wire.HEADER_BYTES : least]
         started = Partial(header, header_bytes, signature, digest, bytearray(first))
         self.partial[header.stream] = started
-        self._use(header.stream, len(first))
+        self._use(header.stream, FRAME_CHARGE_BYTES + len(first))
         return self._finished(
             header.stream, Packet(wire.FRAME, header.stream, started=header, payload_bytes=len(first))
         )

@@ -7,13 +7,10 @@ target by a link of its own, and waits for nobody. A target that doesn't follow 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import trio
 
 from deepshard.errors import UsageError
-from deepshard.net.endpoints import Endpoint
+from deepshard.net.endpoints import Endpoint, parse_endpoint
 from deepshard.net.listening import bound_endpoint, open_listeners
 
 FRESH_S = 3.0
@@ -66,25 +63,10 @@ class Hub:
                     await trio.aclose_forcefully(stream)
         return None
 
-    @asynccontextmanager
-    async def own_port(self) -> AsyncIterator[tuple[Endpoint, trio.abc.ReceiveChannel[trio.SocketStream]]]:
-        """A port of its own on the same host, and the connections that come to it."""
+    async def own_port(self) -> tuple[Endpoint, trio.SocketListener]:
+        """A port of its own on the same host: what to tell the target, and where it then connects."""
         listener = (await open_listeners(Endpoint(self.host, 0)))[0]
-        bound = bound_endpoint(listener)
-        send, receive = trio.open_memory_channel[trio.SocketStream](WAITING_MAX)
-
-        async def keep(stream: trio.SocketStream) -> None:
-            try:
-                send.send_nowait(stream)
-            except trio.WouldBlock:
-                await trio.aclose_forcefully(stream)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.serve_listeners, keep, [listener])
-            try:
-                yield Endpoint(self.host, bound.port), receive
-            finally:
-                nursery.cancel_scope.cancel()
+        return Endpoint(self.host, bound_endpoint(listener).port), listener
 
 
 def hub_for(text: str) -> Hub:
@@ -93,8 +75,6 @@ def hub_for(text: str) -> Hub:
     Raises:
         UsageError: not an address that a target can dial.
     """
-    from deepshard.net.endpoints import parse_endpoint  # noqa: PLC0415
-
     endpoint = parse_endpoint(text)
     if endpoint.is_wildcard:
         raise UsageError(f"--listen {text}: name the address by which the target reaches this machine")

@@ -56,12 +56,15 @@ class Direction:
         key: bytes | None = None,
         size: int | None = None,
         associated: bytes | None = None,
+        nonce: bytes | None = None,
     ) -> bytes:
         """The packet, right but for what is given."""
         used = self.number if number is None else number
         prefix = (len(plain) if size is None else size).to_bytes(4, "little")
         bound = prefix if associated is None else associated
-        box = crypto_aead_aegis256_encrypt(plain, bound, used.to_bytes(8, "little") + bytes(24), key or self.key)
+        box = crypto_aead_aegis256_encrypt(
+            plain, bound, nonce or used.to_bytes(8, "little") + bytes(24), key or self.key
+        )
         if number is None:
             self.count(len(box))
         return prefix + box

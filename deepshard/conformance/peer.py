@@ -15,6 +15,7 @@ from deepshard.conformance.verdicts import ClauseFailed, Witness, shown
 from deepshard.encoding import encode
 from deepshard.limits import (
     BULK_CREDIT_BYTES,
+    FRAME_CHARGE_BYTES,
     HANDSHAKE_MESSAGE_BYTES_MAX,
     PACKET_BYTES_MAX,
     STREAM_CREDIT_BYTES,
@@ -56,6 +57,8 @@ class RawPeer:
         """Messages that arrived while something else was waited for."""
         self.answers_pings = True
         self.gives_credit = True
+        self.on_packet: Callable[[Packet], object] = lambda _: None
+        """Sees every packet of the target."""
         self.reads_noted: deque[str] = deque(maxlen=NOTES_KEPT)
         self.out = wire.Direction(b"")
         self.arriving = wire.Direction(b"")
@@ -218,6 +221,7 @@ class RawPeer:
         if packet.kind == wire.REKEY:
             self.arriving.rekey()
         self.reads_noted.append(packet.name)
+        self.on_packet(packet)
         await self._follow(packet)
         return packet
 
@@ -252,7 +256,7 @@ class RawPeer:
             return
         partial = inbound.partial.get(stream)
         if partial is not None:
-            needed = partial.header.sent_bytes + partial.header.attachment_bytes
+            needed = FRAME_CHARGE_BYTES + partial.header.sent_bytes + partial.header.attachment_bytes
             if needed > inbound.given.get(stream, BULK_CREDIT_BYTES):
                 inbound.given[stream] = needed
                 await self.send_quietly(wire.credit(stream, needed))
@@ -269,7 +273,7 @@ class RawPeer:
 
     # -- frames ------------------------------------------------------------------------------------------------------
 
-    def header(self, kind: int, body: bytes, *, stream: int | None = None, **changed: Any) -> wire.Header:
+    def header(self, kind: int, body: bytes, stream: int | None, changed: dict[str, Any]) -> wire.Header:
         """The header that the next frame should have, with changes."""
         message = CATALOGUE.get(kind)
         if stream is None:
@@ -287,7 +291,7 @@ class RawPeer:
         attachment: bytes = b"",
         stream: int | None = None,
         header: dict[str, Any] | None = None,
-        **changed: Any,
+        **changed: Any,  # noqa: ANN401  # arguments of `build_frame`
     ) -> wire.Frame:
         """A frame of a message, or of a kind and a body, right but for what is given; the next one follows it.
 
@@ -302,7 +306,7 @@ class RawPeer:
         sent = changed.get("sent", body)
         assert isinstance(sent, bytes)
         fields: dict[str, Any] = {"sent_bytes": len(sent), "attachment_bytes": len(attachment)} | (header or {})
-        made = self.header(kind, body, stream=stream, **fields)
+        made = self.header(kind, body, stream, fields)
         session_id = changed.pop("session_id", self.opening.keys.session_id)
         signer = changed.pop("signer", self.me.key)
         name = type(message).__name__ if isinstance(message, Message) else f"a frame of kind {kind}"
@@ -314,7 +318,7 @@ class RawPeer:
             session_id=session_id,
             attachment=attachment,
             note=note,
-            **changed,  # type: ignore[arg-type]
+            **changed,
         )
         self.sequence += 1
         if made.stream == self.next_bulk:
@@ -328,13 +332,14 @@ class RawPeer:
             ClauseFailed: the credit that an incomplete frame needs did not come.
         """
         stream = frame.header.stream
-        await self.wait_for_credit(stream, len(frame.first))
+        due = FRAME_CHARGE_BYTES + len(frame.first)
+        await self.wait_for_credit(stream, due)
         await self.send(frame.start, note or frame.note)
-        self._use(stream, len(frame.first))
+        self.use(stream, due)
         for piece in frame.pieces():
             await self.wait_for_credit(stream, len(piece) - 5)
             await self.send(piece, note or frame.note)
-            self._use(stream, len(piece) - 5)
+            self.use(stream, len(piece) - 5)
 
     async def say(self, message: Message, attachment: bytes = b"") -> None:
         """Send a message as it should be sent."""
@@ -342,7 +347,8 @@ class RawPeer:
             await self.wait_until(lambda: self.next_bulk < self.stream_limit, "STREAMS that raises the limit", "5.3/5")
         await self.send_frame(self.frame(message, attachment=attachment))
 
-    def _use(self, stream: int, size: int) -> None:
+    def use(self, stream: int, size: int) -> None:
+        """Payload went out."""
         self.used[stream] = self.used.get(stream, 0) + size
 
     def room(self, stream: int) -> int:

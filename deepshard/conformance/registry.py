@@ -87,7 +87,8 @@ def case(
     assert all(_CLAUSE.fullmatch(clause) for clause in clauses), clauses
 
     def register(function: Run) -> Run:
-        name = f"{clauses[0]} {function.__name__.replace('_', '-')}"
+        where = "dialled-" if side is Side.LISTENER else ""
+        name = f"{clauses[0]} {where}{function.__name__.replace('_', '-')}"
         entries: Mapping[str, Any]
         if each is None:
             _add(Case(name, clauses, title, level, side, function, alone, slow, last, needs))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
 
 import trio
 
@@ -88,14 +87,13 @@ class Run:
         return Result(case, Outcome.FAILED, seconds, clause, sent=sent, expected=expected, got=got)
 
     async def _attempt(self, case: Case) -> None:
-        async with AsyncExitStack() as exits:
-            harness = Harness(self.target, self.hub, self.witness, exits)
-            try:
-                with trio.fail_after(CASE_S):
-                    await case.run(harness)
-                    if harness.must_still_serve:
-                        await harness.close()
-                        await harness.still_serves()
-            finally:
-                with trio.CancelScope(shield=True):
+        harness = Harness(self.target, self.hub, self.witness)
+        try:
+            with trio.fail_after(CASE_S):
+                await case.run(harness)
+                if harness.must_still_serve:
                     await harness.close()
+                    await harness.still_serves()
+        finally:
+            with trio.CancelScope(shield=True):
+                await harness.close()
