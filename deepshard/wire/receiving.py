@@ -13,6 +13,7 @@ from deepshard.limits import (
     BULK_CREDIT_BYTES,
     BULK_WINDOW_BYTES_MAX,
     BULK_WINDOW_BYTES_MIN,
+    DATA_BYTES_MAX,
     FRAME_CHARGE_BYTES,
     KIB,
     NODE_REASSEMBLY_BYTES_MAX,
@@ -235,8 +236,8 @@ class FrameReceiver:
             RemoteError: the packet breaks a rule.
         """
         size = len(plain) - _DATA_HEADER_BYTES
-        if size <= 0:
-            raise MalformedMessage(f"DATA packet of {len(plain)} bytes")
+        if not 0 < size <= DATA_BYTES_MAX:
+            raise MalformedMessage(f"DATA packet with {size} bytes of payload")
         number = int.from_bytes(plain[1:_DATA_HEADER_BYTES], "little")
         data = memoryview(plain)[_DATA_HEADER_BYTES:]
         incoming = self._ordered[number].incoming if number < FIRST_BULK_STREAM else self._bulk.get(number)

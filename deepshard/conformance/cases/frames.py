@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from blake3 import blake3
+
 from deepshard.conformance import expect
 from deepshard.conformance import packets as wire
 from deepshard.conformance.harness import Harness
@@ -245,7 +247,7 @@ async def digest_under_signature(harness: Harness) -> None:
 )
 async def corrupt_attachment(harness: Harness, entry: tuple[bytes, bytes]) -> None:
     named, sent = entry
-    digest = content_digest(named) if named else wire.blake3(sent).digest()
+    digest = content_digest(named) if named else blake3(sent).digest()
     peer = await harness.link()
     message = BlobReply(1, digest, BlobStatus.FOUND)
     frame = peer.frame(message, attachment=sent, attachment_digest=digest)

@@ -8,7 +8,7 @@ from deepshard.conformance import expect
 from deepshard.conformance import packets as wire
 from deepshard.conformance.harness import Harness
 from deepshard.conformance.opening import Self
-from deepshard.conformance.peer import RawPeer
+from deepshard.conformance.peer import Ended, RawPeer
 from deepshard.conformance.registry import Level, case
 from deepshard.limits import (
     DATA_BYTES_MAX,
@@ -206,7 +206,7 @@ async def _read_to_the_end(peer: RawPeer) -> None:
     while True:
         try:
             await peer.read()
-        except expect.Ended:
+        except Ended:
             return
 
 

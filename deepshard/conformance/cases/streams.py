@@ -126,7 +126,7 @@ async def frame_inside_frame(harness: Harness, stream: int) -> None:
     peer = await harness.link()
     first = peer.frame((UNKNOWN_KIND, bytes(DATA_BYTES_MAX + 1)), stream=stream)
     await peer.send(first.start, f"a FRAME that lacks a byte, on stream {stream}")
-    second = peer.frame((Status if stream == 0 else BlocksRequest)(*((0,) if stream == 0 else (1, 1, 1))))  # type: ignore[arg-type]
+    second = peer.frame(Status(0) if stream == 0 else BlocksRequest(1, 1, 1))
     await peer.send(second.start, f"another FRAME on stream {stream}")
     await harness.refused(peer, "UnexpectedMessage")
 
