@@ -64,7 +64,8 @@ def number(text: str) -> int:
         return -number(text[1:])
     if "^" in text:
         base, exponent = text.split("^")
-        return int(base) ** int(exponent)
+        power: int = int(base) ** int(exponent)
+        return power
     value: int = getattr(limits, text) if text[0].isalpha() else int(text)
     return value
 

@@ -173,7 +173,9 @@ def test_permutations_and_samples(seed: bytes, size: int, count: int) -> None:
 @pytest.mark.clause("11.4/4")
 @given(st.binary(max_size=40), st.lists(st.integers(0, 2**60), min_size=1, max_size=20), st.integers(1, 20))
 def test_a_weighted_sample(seed: bytes, weights: list[int], count: int) -> None:
-    left, drawn, bounds = list(weights), [], []
+    left = list(weights)
+    drawn: list[int] = []
+    bounds: list[int] = []
     while sum(left) > 0 and len(drawn) < count:
         bounds.append(sum(left))
         x = stream_below(seed, "tag", bounds)[-1]
