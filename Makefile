@@ -8,7 +8,7 @@ RUN := OMP_NUM_THREADS=2 $(BIN)/python
 
 LIGHT_CLIENT := protocol-spec/examples/light-client-js
 
-.PHONY: devnet test test-js check format bench-quick clean help
+.PHONY: devnet test test-js check format vectors bench-quick clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -46,6 +46,9 @@ check: .venv/.installed ## ruff, mypy --strict, import-linter, tidiness
 format: .venv/.installed ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+vectors: .venv/.installed ## write protocol-spec/vectors/*.json again
+	$(BIN)/python -m deepshard.conformance.vectors
 
 bench-quick: .venv/.installed ## every bench in its shortest form
 	$(RUN) -m bench.detection --quick

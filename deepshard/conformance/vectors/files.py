@@ -1,0 +1,35 @@
+"""The vector files by name: what makes each and what checks it."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from typing import Final
+
+from deepshard.conformance.vectors.check import failures
+from deepshard.conformance.vectors.document import Json, render
+
+NAMES: Final = (
+    "encoding",
+    "blake3",
+    "merkle",
+    "identities",
+    "signatures",
+    "votes",
+    "certificates",
+    "blocks",
+    "light",
+    "proofs",
+)
+
+
+def text_of(name: str) -> str:
+    """The whole file, generated."""
+    document: Json = import_module(f"deepshard.conformance.vectors.generate.{name}").make()
+    return render(document) + "\n"
+
+
+def failures_of(name: str, text: str) -> list[str]:
+    """What is wrong with the text of this file, one line for each case that doesn't hold."""
+    checks = import_module(f"deepshard.conformance.vectors.checks.{name}")
+    return failures(json.loads(text), checks.check)
