@@ -184,7 +184,7 @@ class Download:
                 await self._wake.wait()
 
     async def _request(self, peer: bytes, part: Part) -> None:
-        if not part.count:
+        if not part.blocks:
             blob = await self._requests.blob(peer, part.digest)
             outcome = Outcome.ABSENT if blob is None else await self._judge_blob(peer, part, blob)
             self._settle(peer, part, outcome, 0 if blob is None else len(blob.data), ())

@@ -91,7 +91,7 @@ def keep_range(store: ChunkStore, part: Part, answer: RangeAnswer) -> PartialSta
         LocalError: the disk refused.
     """
     size, first = answer.size, part.first
-    count = min(part.count, block_count(size) - first)
+    count = min(part.blocks, block_count(size) - first)
     if answer.leaves and count > 0:
         if len(answer.data) != range_bytes(size, first, count):
             raise MalformedMessage(f"range of {len(answer.data)} bytes, not blocks {first} to {first + count - 1}")

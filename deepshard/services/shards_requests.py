@@ -106,7 +106,7 @@ class Requests:
         number = next(self._numbers)
         pending = self._pending[number] = _Range(peer, part, Reply())
         try:
-            if await self._network.send(peer, RangeRequest(number, part.digest, part.first, part.count)):
+            if await self._network.send(peer, RangeRequest(number, part.digest, part.first, part.blocks)):
                 return await pending.reply.get()
             return None
         finally:

@@ -27,11 +27,11 @@ _REDRAW_INTERVAL_S: Final = 1.0
 
 
 class Part(NamedTuple):
-    """What one request asks for: `count` blocks of a content from block `first` on, or all of it where `count` is 0."""
+    """What one request asks for: some blocks of a content from block `first` on, or all of it where `blocks` is 0."""
 
     digest: bytes
     first: int = 0
-    count: int = 0
+    blocks: int = 0
 
 
 class Outcome(Enum):

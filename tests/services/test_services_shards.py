@@ -2,83 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 import trio
+from shards_cluster import Node, running, when
 from trio.testing import MockClock
 
-from deepshard.disk.chunks import ChunkStore
 from deepshard.errors import DiskCorruption, LocalError, MalformedMessage
 from deepshard.net.types import PeerInfo
 from deepshard.primitives import content_digest
-from deepshard.services.shards import FetchIncomplete, ShardExchange
+from deepshard.services.shards import FetchIncomplete
 from deepshard.shards.errors import CorruptChunk
-from deepshard.testing.memory_network import MemoryNetwork, MemoryPort, Tamper
 from deepshard.testing.virtual_time import pass_time
 from deepshard.wire.messages import BlobReply, BlobRequest, BlobStatus, HaveReply, HaveRequest, Message
 
 BLOBS = [bytes([number]) * 3000 + b"blob" for number in range(20)]
 DIGESTS = [content_digest(data) for data in BLOBS]
 WANTED: dict[bytes, int | None] = {digest: len(data) for digest, data in zip(DIGESTS, BLOBS, strict=True)}
-
-
-@dataclass
-class Node:
-    port: MemoryPort
-    store: ChunkStore
-    exchange: ShardExchange
-
-    @property
-    def key(self) -> bytes:
-        return self.port.info.public_key
-
-
-class Cluster:
-    def __init__(self, root: Path, nursery: trio.Nursery, disk_threads: int) -> None:
-        self.disk_threads = disk_threads
-        self.network = MemoryNetwork()
-        self.root = root
-        self.nursery = nursery
-
-    def node(
-        self,
-        name: str,
-        blobs: list[bytes] | None = None,
-        *,
-        may_fetch: Callable[[PeerInfo, bytes], bool] = lambda _peer, _digest: True,
-        **options: Any,
-    ) -> Node:
-        port = self.network.join(name)
-        store = ChunkStore(self.root / name)
-        for data in blobs or []:
-            store.put(data)
-        defaults = {"request_timeout_s": 10.0, "have_interval_s": 1.0, "disk_threads": self.disk_threads}
-        exchange = ShardExchange(port, store, may_fetch, **{**defaults, **options})
-        self.nursery.start_soon(port.deliver, exchange.mailbox.put)
-        self.nursery.start_soon(exchange.run)
-        return Node(port, store, exchange)
-
-
-@asynccontextmanager
-async def _running(root: Path, *, disk_threads: int = 0) -> AsyncIterator[Cluster]:
-    async with trio.open_nursery() as nursery:
-        yield Cluster(root, nursery, disk_threads)
-        nursery.cancel_scope.cancel()
-
-
-def _when(sender: str, kind: type[Message], change: Callable[[Any, bytes], tuple[Message, bytes] | None]) -> Tamper:
-    def tamper(source: str, _target: str, message: Message, attachment: bytes) -> tuple[Message, bytes] | None:
-        if source == sender and isinstance(message, kind):
-            return change(message, attachment)
-        return message, attachment
-
-    return tamper
 
 
 def _flip(message: BlobReply, attachment: bytes) -> tuple[Message, bytes]:
@@ -92,7 +36,7 @@ def _logs() -> Iterator[list[Any]]:
 
 
 async def test_blobs_come_from_several_peers_and_are_stored(tmp_path: Path) -> None:
-    async with _running(tmp_path, disk_threads=4) as cluster:
+    async with running(tmp_path, disk_threads=4) as cluster:
         seeds = [cluster.node(name, BLOBS) for name in ("a", "b", "c")]
         buyer = cluster.node("buyer", BLOBS[:5])
         cluster.network.connect("buyer", "a", "b", "c")
@@ -119,10 +63,10 @@ async def test_blobs_come_from_several_peers_and_are_stored(tmp_path: Path) -> N
 async def test_a_corrupt_peer_is_named_banned_and_its_blobs_come_from_others(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with _running(tmp_path) as cluster:
+    async with running(tmp_path) as cluster:
         liar, _ = cluster.node("liar", BLOBS), cluster.node("honest", BLOBS)
         buyer = cluster.node("buyer")
-        cluster.network.tamper = _when("liar", BlobReply, _flip)
+        cluster.network.tamper = when("liar", BlobReply, _flip)
         cluster.network.connect("buyer", "liar", "honest")
         report = await buyer.exchange.fetch(WANTED)
         assert report.verified == 20
@@ -137,7 +81,7 @@ async def test_a_corrupt_peer_is_named_banned_and_its_blobs_come_from_others(
 
 
 async def test_four_peers_one_corrupt_one_vanishing_one_stalling(tmp_path: Path, autojump_clock: MockClock) -> None:
-    async with _running(tmp_path) as cluster:
+    async with running(tmp_path) as cluster:
         for name in ("corrupt", "vanishing", "stalling", "honest"):
             cluster.node(name, BLOBS)
         buyer = cluster.node("buyer")
@@ -167,7 +111,7 @@ async def test_four_peers_one_corrupt_one_vanishing_one_stalling(tmp_path: Path,
 
 
 async def test_the_vanishing_peer_alone_leaves_a_resumable_download(tmp_path: Path, autojump_clock: MockClock) -> None:
-    async with _running(tmp_path) as cluster:
+    async with running(tmp_path) as cluster:
         cluster.node("a", BLOBS)
         cluster.node("b", BLOBS)
         buyer = cluster.node("buyer")
@@ -192,7 +136,7 @@ async def test_the_vanishing_peer_alone_leaves_a_resumable_download(tmp_path: Pa
 async def test_a_peer_that_comes_later_and_a_blob_that_appears_later_are_found(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with _running(tmp_path) as cluster:
+    async with running(tmp_path) as cluster:
         early, late = cluster.node("early", BLOBS[:3]), cluster.node("late", BLOBS[3:6])
         buyer = cluster.node("buyer")
         cluster.network.connect("buyer", "early")
@@ -214,7 +158,7 @@ async def test_an_unlicensed_buyer_is_told_so_and_gets_nothing(tmp_path: Path, a
     def may_fetch(peer: PeerInfo, digest: bytes) -> bool:
         return peer.public_key in licensed or digest == DIGESTS[0]
 
-    async with _running(tmp_path) as cluster:
+    async with running(tmp_path) as cluster:
         for name in ("a", "b"):
             cluster.node(name, BLOBS, may_fetch=may_fetch)
         buyer = cluster.node("buyer")
@@ -234,7 +178,7 @@ async def test_an_unlicensed_buyer_is_told_so_and_gets_nothing(tmp_path: Path, a
 
 
 async def test_nobody_there_is_said_and_filters_are_kept(tmp_path: Path, autojump_clock: MockClock) -> None:
-    async with _running(tmp_path) as cluster:
+    async with running(tmp_path) as cluster:
         a, b = cluster.node("a", BLOBS[:2]), cluster.node("b", BLOBS[:2])
         buyer = cluster.node("buyer")
         with pytest.raises(
@@ -254,7 +198,7 @@ async def test_nobody_there_is_said_and_filters_are_kept(tmp_path: Path, autojum
 async def test_what_rots_on_disk_is_not_served_and_mended_from_peers(
     tmp_path: Path, autojump_clock: MockClock, logs: list[Any]
 ) -> None:
-    async with _running(tmp_path) as cluster:
+    async with running(tmp_path) as cluster:
         rotten, _ = cluster.node("rotten", BLOBS[:1]), cluster.node("whole", BLOBS[:1])
         buyer = cluster.node("buyer")
         name = DIGESTS[0].hex()
@@ -274,7 +218,7 @@ async def test_what_rots_on_disk_is_not_served_and_mended_from_peers(
 async def test_a_blob_that_nobody_can_mend_is_given_up(
     tmp_path: Path, autojump_clock: MockClock, logs: list[Any]
 ) -> None:
-    async with _running(tmp_path) as cluster:
+    async with running(tmp_path) as cluster:
         node = cluster.node("node", repair_attempts=2, repair_timeout_s=5.0, repair_pause_s=1.0)
         node.exchange.repair(DIGESTS[0])
         await pass_time(20.0)
@@ -286,7 +230,7 @@ async def test_a_blob_that_nobody_can_mend_is_given_up(
 
 
 async def test_fetch_blob_replaces_a_local_copy_that_is_corrupt(tmp_path: Path) -> None:
-    async with _running(tmp_path, disk_threads=4) as cluster:
+    async with running(tmp_path, disk_threads=4) as cluster:
         cluster.node("seed", BLOBS[:2])
         buyer = cluster.node("buyer", BLOBS[:1])
         cluster.network.connect("buyer", "seed")
@@ -300,7 +244,7 @@ async def test_fetch_blob_replaces_a_local_copy_that_is_corrupt(tmp_path: Path) 
 
 
 async def test_a_full_disk_ends_the_fetch_with_the_disks_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with _running(tmp_path, disk_threads=4) as cluster:
+    async with running(tmp_path, disk_threads=4) as cluster:
         cluster.node("seed", BLOBS)
         buyer = cluster.node("buyer")
         cluster.network.connect("buyer", "seed")
@@ -342,10 +286,10 @@ NONSENSE: dict[str, tuple[type[Message], Callable[[Any, bytes], tuple[Message, b
 @pytest.mark.parametrize("case", NONSENSE)
 async def test_nonsense_is_penalised_and_gets_nowhere(case: str, tmp_path: Path, autojump_clock: MockClock) -> None:
     kind, change, fact = NONSENSE[case]
-    async with _running(tmp_path) as cluster:
+    async with running(tmp_path) as cluster:
         cluster.node("seed", BLOBS[:1])
         buyer = cluster.node("buyer")
-        cluster.network.tamper = _when("seed", kind, change)
+        cluster.network.tamper = when("seed", kind, change)
         cluster.network.connect("buyer", "seed")
         with pytest.raises(FetchIncomplete):
             await buyer.exchange.fetch({DIGESTS[0]: None}, timeout_s=2.5)
@@ -358,7 +302,7 @@ async def test_nonsense_is_penalised_and_gets_nowhere(case: str, tmp_path: Path,
 
 @pytest.mark.clause("6.1/4")
 async def test_unasked_answers_change_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
-    async with _running(tmp_path) as cluster:
+    async with running(tmp_path) as cluster:
         seed, buyer = cluster.node("seed"), cluster.node("buyer")
         cluster.network.connect("buyer", "seed")
         await seed.port.send(buyer.key, BlobReply(77, DIGESTS[0], BlobStatus.FOUND), BLOBS[0])
@@ -374,7 +318,7 @@ async def _expect_incomplete(buyer: Node, digest: bytes) -> None:
 
 
 async def test_only_the_peer_that_was_asked_can_answer(tmp_path: Path, autojump_clock: MockClock) -> None:
-    async with _running(tmp_path) as cluster:
+    async with running(tmp_path) as cluster:
         cluster.node("seed", BLOBS[:1])
         thief = cluster.network.join("thief")
         buyer = cluster.node("buyer")
@@ -392,10 +336,10 @@ async def test_only_the_peer_that_was_asked_can_answer(tmp_path: Path, autojump_
 
 
 async def test_a_peer_that_comes_back_is_asked_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
-    async with _running(tmp_path) as cluster:
+    async with running(tmp_path) as cluster:
         cluster.node("seed", BLOBS[:1])
         buyer = cluster.node("buyer")
-        cluster.network.tamper = _when("seed", HaveReply, lambda _message, _attachment: None)
+        cluster.network.tamper = when("seed", HaveReply, lambda _message, _attachment: None)
         cluster.network.connect("buyer", "seed")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(buyer.exchange.fetch, {DIGESTS[0]: None})
@@ -411,7 +355,7 @@ async def test_a_peer_that_comes_back_is_asked_at_once(tmp_path: Path, autojump_
 async def test_a_silent_peer_gets_busy_beyond_its_share_and_others_are_served(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with _running(tmp_path) as cluster:
+    async with running(tmp_path) as cluster:
         seed = cluster.node("seed", BLOBS[:1], uploads_per_peer=1, waiting_per_peer=3)
         greedy = cluster.network.join("greedy", queue_messages=1)  # it doesn't read what it asks for
         buyer = cluster.node("buyer")
@@ -432,7 +376,7 @@ async def test_a_silent_peer_gets_busy_beyond_its_share_and_others_are_served(
 
 
 async def test_have_answers_only_what_would_be_served(tmp_path: Path) -> None:
-    async with _running(tmp_path, disk_threads=4) as cluster:
+    async with running(tmp_path, disk_threads=4) as cluster:
         seed = cluster.node("seed", BLOBS[:9], may_fetch=lambda _peer, digest: digest != DIGESTS[1])
         asker = cluster.network.join("asker")
         cluster.network.connect("seed", "asker")
@@ -445,7 +389,7 @@ async def test_have_answers_only_what_would_be_served(tmp_path: Path) -> None:
 
 
 async def test_serving_survives_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with _running(tmp_path, disk_threads=4) as cluster:
+    async with running(tmp_path, disk_threads=4) as cluster:
         seed = cluster.node("seed", BLOBS[:1])
         asker = cluster.network.join("asker")
         cluster.network.connect("seed", "asker")

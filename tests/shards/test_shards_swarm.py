@@ -214,7 +214,7 @@ def test_a_content_falls_into_parts_once_its_first_is_verified_and_peers_share_t
         swarm.offer(peer, DIGESTS)
     assert swarm.next_requests(0.0) == [(A, one)]
     assert swarm.received(A, one, Outcome.VERIFIED, 1.0, size=10, left=[two, three, four])
-    assert not swarm.done
+    assert swarm.missing == {DIGESTS[0]}
     assert (swarm.is_open(one), swarm.is_open(four), swarm.first_part(DIGESTS[0])) == (False, True, two)
     assert swarm.next_requests(1.0) == [(A, two), (B, three), (A, four)]
     assert swarm.received(B, three, Outcome.VERIFIED, 2.0, size=10, left=[two, four])
