@@ -93,7 +93,7 @@ class ChainService:
         self.mailbox: Mailbox[ChainMessage] = Mailbox()
         self._executor = ChainExecutor(genesis, store, view)
         self._transactions = TransactionGossip(network, self._executor.admit)
-        self._judge = Judge(genesis.chain_id, self._executor, store, self._transactions)
+        self._judge = Judge(genesis.chain_id, self._executor, store, self._transactions, now_ms)
         self._mesh = MeshHost(network, secret=key.seed, later=self._flush_later)
         self._signer = Signer(key, genesis.chain_id, store.guard)
         self._sync = BlockSync(network, store)

@@ -5,19 +5,19 @@ Cheap checks come first; a signature is verified only for what is about the heig
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import structlog
 
 from deepshard.consensus.certificates import verify_proposal, verify_vote
 from deepshard.consensus.events import ProposalReceived, VoteReceived
-from deepshard.consensus.types import Block, Proposal, Vote
+from deepshard.consensus.types import Block, Header, Proposal, Vote
 from deepshard.disk.chain import ChainStore
 from deepshard.encoding import decode
 from deepshard.errors import InvalidBlock, RemoteError
 from deepshard.gossip import Topic, Unit, Verdict
-from deepshard.limits import BLOCK_BYTES_MAX
+from deepshard.limits import BLOCK_BYTES_MAX, CLOCK_DRIFT_MS_MAX
 from deepshard.services.executor import ChainExecutor
 from deepshard.services.rebroadcast import HeightVotes
 from deepshard.services.transaction_gossip import TransactionGossip
@@ -43,12 +43,18 @@ class Judge:
     """Proposals and votes of the height being decided, and transactions for the mempool."""
 
     def __init__(
-        self, chain_id: str, executor: ChainExecutor, store: ChainStore, transactions: TransactionGossip
+        self,
+        chain_id: str,
+        executor: ChainExecutor,
+        store: ChainStore,
+        transactions: TransactionGossip,
+        now_ms: Callable[[], int],
     ) -> None:
         self._chain_id = chain_id
         self._executor = executor
         self._store = store
         self._transactions = transactions
+        self._now_ms = now_ms
         self._votes = HeightVotes()
         self._proposals: dict[bytes, bytes] = {}
 
@@ -117,6 +123,8 @@ class Judge:
             # The relayer, not the proposer, may have swapped the block: it is blamed and the proposal not consumed.
             raise InvalidBlock(f"block {block.header.block_id().hex()[:16]} came with a proposal of another")
         try:
+            if proposal.valid_round < 0:
+                self._check_fresh(block.header, proposal)
             self._executor.check(block)
         except RemoteError as error:
             _log.warning(
@@ -128,6 +136,17 @@ class Judge:
             )
             return False
         return True
+
+    def _check_fresh(self, header: Header, proposal: Proposal) -> None:
+        """What isn't asked of a block that others have voted for before: the proposer's own name, and a time by now.
+
+        A block's time is above its parent's, so one from the far future would be the last for a long time.
+        """
+        if header.proposer != proposal.proposer:
+            raise InvalidBlock(f"fresh block of {header.proposer.hex()} is offered by {proposal.proposer.hex()}")
+        latest = self._now_ms() + CLOCK_DRIFT_MS_MAX
+        if header.time_ms > latest:
+            raise InvalidBlock(f"fresh block has time {header.time_ms}, later than {latest} ms")
 
     def _vote(self, encoded: bytes) -> Judgement:
         if encoded in self._votes:
