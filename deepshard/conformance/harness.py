@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from deepshard.conformance import expect
+from deepshard.conformance.account import Purse
 from deepshard.conformance.inbound import Packet
 from deepshard.conformance.listening import INVITATION_S, Hub
 from deepshard.conformance.opening import Self
@@ -18,8 +19,8 @@ from deepshard.wire.messages import Peers
 class Harness:
     """One case's connections, all of which it closes."""
 
-    def __init__(self, target: Target, hub: Hub | None, witness: Witness) -> None:
-        self.target, self.hub, self.witness = target, hub, witness
+    def __init__(self, target: Target, hub: Hub | None, witness: Witness, purse: Purse | None) -> None:
+        self.target, self.hub, self.witness, self.purse = target, hub, witness, purse
         self.must_still_serve = False
         self._peers: list[RawPeer] = []
 

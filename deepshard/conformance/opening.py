@@ -34,6 +34,9 @@ REFUSAL: Final = 255
 DIALLER_TAG: Final = "handshake dialler"
 LISTENER_TAG: Final = "handshake listener"
 NONCE: Final = bytes(32)
+LIGHT: Final = ("inference",)
+"""Roles of a peer that doesn't follow the chain: it is sent little, and is in no mesh."""
+MEMBER: Final = ("informant",)
 
 R = Any
 
@@ -59,12 +62,12 @@ class Self:
     """Who the suite says it is on one connection."""
 
     key: SecretKey
-    roles: tuple[str, ...] = ("informant",)
+    roles: tuple[str, ...] = LIGHT
     listen: str = ""
     features: tuple[str, ...] = ()
 
     @classmethod
-    def fresh(cls, roles: tuple[str, ...] = ("informant",)) -> Self:
+    def fresh(cls, roles: tuple[str, ...] = LIGHT) -> Self:
         """A key that the target has never seen, so that no ban follows from one case into another."""
         return cls(SecretKey(token_bytes(32)), roles)
 

@@ -70,6 +70,8 @@ class RawPeer:
         self.used: dict[int, int] = {}
         self.closed_streams: set[int] = set()
         self._buffer = bytearray()
+        self._sending = trio.StrictFIFOLock()
+        """Packets leave in the order in which they are numbered, whichever task sends them."""
 
     # -- bytes -------------------------------------------------------------------------------------------------------
 
@@ -190,16 +192,18 @@ class RawPeer:
         name = wire.TYPE_NAMES[kind] if 0 < kind < len(wire.TYPE_NAMES) else f"packet of type {kind}"
         if kind == wire.PING:
             self.inbound.pinged.append(int.from_bytes(plain[1:9], "little"))
-        await self.send_bytes(self.out.seal(plain), note or name)
-        if plain == bytes((wire.REKEY,)):
-            self.out.rekey()
+        async with self._sending:
+            await self.send_bytes(self.out.seal(plain), note or name)
+            if plain == bytes((wire.REKEY,)):
+                self.out.rekey()
 
     async def send_together(self, plains: list[bytes], note: str) -> None:
         """Seal and send several packets at once."""
         for plain in plains:
             if plain[0] == wire.PING:
                 self.inbound.pinged.append(int.from_bytes(plain[1:9], "little"))
-        await self.send_bytes(b"".join([self.out.seal(plain) for plain in plains]), note)
+        async with self._sending:
+            await self.send_bytes(b"".join([self.out.seal(plain) for plain in plains]), note)
 
     async def read(self) -> Packet:
         """The target's next packet; the caller sets a deadline. PINGs are answered and credit given on the way.

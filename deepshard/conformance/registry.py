@@ -36,6 +36,20 @@ class Side(StrEnum):
     LISTENER = "listener"
 
 
+class Lane(StrEnum):
+    """What a case may run beside."""
+
+    ORDINARY = "ordinary"
+    WAITING = "waiting"
+    """It waits for a time-out of the target: such cases cost next to nothing and wait together."""
+    MESH = "mesh"
+    """Its links are members of the gossip mesh, which has room for a few."""
+    ALONE = "alone"
+    """It takes up what the target has for everybody, or measures time."""
+    LAST = "last"
+    """It judges what all the others have seen."""
+
+
 class Needs(StrEnum):
     """What a case needs beyond an address; it is skipped, with the reason, where that isn't there."""
 
@@ -53,12 +67,7 @@ class Case:
     level: Level
     side: Side
     run: Callable[[Any], Awaitable[None]]
-    alone: bool = False
-    """Nothing else may run beside it: it takes up what the target has for everybody, or measures time."""
-    slow: bool = False
-    """It waits for a time-out of the target: such cases wait together."""
-    last: bool = False
-    """It judges what all the others have seen."""
+    lane: Lane = Lane.ORDINARY
     needs: tuple[Needs, ...] = ()
 
     @property
@@ -77,9 +86,7 @@ def case(
     level: Level = Level.MUST,
     side: Side = Side.DIALLER,
     each: Mapping[str, Any] | Iterable[Any] | None = None,
-    alone: bool = False,
-    slow: bool = False,
-    last: bool = False,
+    lane: Lane = Lane.ORDINARY,
     needs: tuple[Needs, ...] = (),
 ) -> Callable[[Run], Run]:
     """Register a case, or with `each` a family of them: `title` may hold `{}` for the entry's name."""
@@ -91,13 +98,13 @@ def case(
         name = f"{clauses[0]} {where}{function.__name__.replace('_', '-')}"
         entries: Mapping[str, Any]
         if each is None:
-            _add(Case(name, clauses, title, level, side, function, alone, slow, last, needs))
+            _add(Case(name, clauses, title, level, side, function, lane, needs))
             return function
         entries = each if isinstance(each, Mapping) else {str(entry): entry for entry in each}
         for label, value in entries.items():
             run = _bound(function, value)
             shown = title.replace("{}", label) if "{}" in title else f"{title}: {label}"
-            _add(Case(f"{name}[{label}]", clauses, shown, level, side, run, alone, slow, last, needs))
+            _add(Case(f"{name}[{label}]", clauses, shown, level, side, run, lane, needs))
         return function
 
     return register

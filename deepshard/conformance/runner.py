@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from deepshard.conformance.account import Purse
 from deepshard.conformance.harness import Harness
 from deepshard.conformance.listening import Hub
 from deepshard.conformance.peer import Ended
-from deepshard.conformance.registry import Case, Level, Needs, Side
+from deepshard.conformance.registry import Case, Lane, Level, Needs, Side
 from deepshard.conformance.target import Target
 from deepshard.conformance.verdicts import CaseSkipped, ClauseFailed, Outcome, Result, Witness
 
@@ -17,6 +18,7 @@ TOGETHER = 8
 """Cases at a time; each has a few links with the target, which allows only so many from one address."""
 WAITING_TOGETHER = 16
 """Cases that wait for a time-out of the target cost it next to nothing."""
+MEMBERS_PER_CASE = 3
 CASE_S = 90.0
 
 OnResult = Callable[[Result], None]
@@ -30,17 +32,25 @@ class Run:
         self.witness = Witness()
         self.results: list[Result] = []
         self._on_result = on_result
+        account = target.account
+        self._purse = None if account is None else Purse(account, target.network.chain_id)
 
     async def cases(self, cases: Sequence[Case]) -> list[Result]:
-        """Run them: those that wait and the ordinary ones together, then those that must be alone, then the judges."""
-        few, many = trio.CapacityLimiter(TOGETHER), trio.CapacityLimiter(WAITING_TOGETHER)
+        """Run them: three lanes beside each other, then those that must be alone, then the judges."""
+        limiters = {
+            Lane.ORDINARY: trio.CapacityLimiter(TOGETHER),
+            Lane.WAITING: trio.CapacityLimiter(WAITING_TOGETHER),
+            Lane.MESH: trio.CapacityLimiter(max(1, self.target.mesh_room // MEMBERS_PER_CASE)),
+        }
         async with trio.open_nursery() as nursery:
-            for case in sorted(cases, key=lambda each: not each.slow):
-                if not case.alone and not case.last:
-                    nursery.start_soon(self._limited, case, many if case.slow else few)
-        for case in sorted(cases, key=lambda each: each.last):
-            if case.alone or case.last:
-                await self.case(case)
+            for lane, limiter in limiters.items():
+                for case in cases:
+                    if case.lane is lane:
+                        nursery.start_soon(self._limited, case, limiter)
+        for lane in (Lane.ALONE, Lane.LAST):
+            for case in cases:
+                if case.lane is lane:
+                    await self.case(case)
         return self.results
 
     async def _limited(self, case: Case, limiter: trio.CapacityLimiter) -> None:
@@ -72,7 +82,7 @@ class Run:
 
     async def _judged(self, case: Case, began: float) -> Result:
         try:
-            await self._attempt(case)
+            await self._attempt_alone(case)
         except CaseSkipped as skipped:
             return Result(case, Outcome.SKIPPED, trio.current_time() - began, case.clause, reason=str(skipped))
         except ClauseFailed as failed:
@@ -86,8 +96,20 @@ class Run:
         seconds = trio.current_time() - began
         return Result(case, Outcome.FAILED, seconds, clause, sent=sent, expected=expected, got=got)
 
+    async def _attempt_alone(self, case: Case) -> None:
+        """A case that fails within nurseries of its own fails like any other."""
+        try:
+            await self._attempt(case)
+        except BaseExceptionGroup as group:
+            first: BaseException = group
+            while isinstance(first, BaseExceptionGroup) and len(first.exceptions) == 1:
+                first = first.exceptions[0]
+            if isinstance(first, ClauseFailed | CaseSkipped | Ended | trio.TooSlowError):
+                raise first from None
+            raise
+
     async def _attempt(self, case: Case) -> None:
-        harness = Harness(self.target, self.hub, self.witness)
+        harness = Harness(self.target, self.hub, self.witness, self._purse)
         try:
             with trio.fail_after(CASE_S):
                 await case.run(harness)

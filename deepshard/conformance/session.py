@@ -18,6 +18,7 @@ from deepshard.errors import UsageError
 from deepshard.identity import SecretKey
 from deepshard.ledger.genesis import load_genesis
 from deepshard.ledger.params import Genesis
+from deepshard.limits import GOSSIP_DEGREE_HIGH
 from deepshard.net.endpoints import parse_dial_target
 
 TIMEOUT_S = 5.0
@@ -49,8 +50,9 @@ async def find_target(options: Options) -> Target:
     genesis = _genesis(options)
     account = None if options.account is None else _account(options.account)
     network = _network(options, genesis) or await find_network(dialled.endpoint, options.timeout_s)
-    key = await meet(dialled.endpoint, network, options.timeout_s, expected)
-    return Target(dialled.endpoint, network, key, options.timeout_s, options.strict, genesis, account)
+    key, known = await meet(dialled.endpoint, network, options.timeout_s, expected)
+    room = max(1, GOSSIP_DEGREE_HIGH - known)
+    return Target(dialled.endpoint, network, key, options.timeout_s, options.strict, genesis, account, room)
 
 
 def _genesis(options: Options) -> Genesis | None:

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 
 import trio
 
-from deepshard.conformance.expect import until
-from deepshard.conformance.opening import FINISH, HELLO, REFUSAL, Network, Self, message, read_refusal
-from deepshard.conformance.packets import PING
-from deepshard.conformance.peer import Ended, RawPeer
+from deepshard.conformance.expect import taken_in
+from deepshard.conformance.opening import HELLO, REFUSAL, Network, Self, message, read_refusal
+from deepshard.conformance.peer import RawPeer
 from deepshard.conformance.verdicts import ClauseFailed, Witness
 from deepshard.errors import UsageError
 from deepshard.identity import SecretKey
 from deepshard.ledger.params import Genesis
+from deepshard.limits import GOSSIP_DEGREE_HIGH
 from deepshard.net.endpoints import Endpoint
 from deepshard.wire.handshake import RefusalReason
+from deepshard.wire.messages import Peers
 
 _NOBODYS_CHAIN = "conformance-asks-which-network-this-is"
 
@@ -33,6 +34,8 @@ class Target:
     genesis: Genesis | None = None
     account: SecretKey | None = None
     """An account with a balance, for cases that send transactions."""
+    mesh_room: int = GOSSIP_DEGREE_HIGH
+    """Links of the suite that may be members of the target's gossip mesh at a time."""
 
 
 async def connect(endpoint: Endpoint, timeout_s: float) -> trio.SocketStream:
@@ -92,51 +95,59 @@ async def _ask(endpoint: Endpoint, timeout_s: float, network: Network, reason: R
     return refusal.ours
 
 
-async def meet(endpoint: Endpoint, network: Network, timeout_s: float, expected_key: bytes | None) -> bytes:
-    """Shake hands once; gives the target's key.
+async def meet(endpoint: Endpoint, network: Network, timeout_s: float, expected_key: bytes | None) -> tuple[bytes, int]:
+    """Shake hands once; gives the target's key, and how many nodes it says it is linked with.
 
     Raises:
         UsageError: the target can't be reached, is on another network, or has another key.
     """
-    stream = await connect(endpoint, timeout_s)
-    peer = RawPeer(stream, network, Self.fresh(), Witness(), timeout_s, dialling=True)
     try:
-        await _greet(peer, endpoint, expected_key)
+        await _greet(endpoint, network, timeout_s)
+        return await _shake_hands(endpoint, network, timeout_s, expected_key)
     except ClauseFailed as failed:
         raise UsageError(
             f"{endpoint} takes no part in a handshake: expected {failed.expected}, got {failed.got}"
         ) from None
+
+
+async def _greet(endpoint: Endpoint, network: Network, timeout_s: float) -> None:
+    """HELLO alone: whether it is refused."""
+    stream = await connect(endpoint, timeout_s)
+    peer = RawPeer(stream, network, Self.fresh(), Witness(), timeout_s, dialling=True)
+    try:
+        await peer.send_bytes(message(HELLO, peer.opening.hello_record()), "HELLO")
+        payload = await peer.expect_handshake_message()
+        if payload[0] == REFUSAL:
+            refusal = read_refusal(payload)
+            raise UsageError(
+                f"the target {endpoint} is on another network or version: {refusal.reason.value}, "
+                f"ours {refusal.theirs}, the target's {refusal.ours}"
+            )
     finally:
         await peer.close()
-    return peer.opening.identity.public_key
 
 
-async def _greet(peer: RawPeer, endpoint: Endpoint, expected_key: bytes | None) -> None:
-    opening = peer.opening
-    await peer.send_bytes(message(HELLO, opening.hello_record()), "HELLO")
-    payload = await peer.expect_handshake_message()
-    if payload[0] == REFUSAL:
-        refusal = read_refusal(payload)
-        raise UsageError(
-            f"the target {endpoint} is on another network or version: {refusal.reason.value}, "
-            f"ours {refusal.theirs}, the target's {refusal.ours}"
-        )
-    await peer.close()
-    await _shake(peer, endpoint, expected_key)
-
-
-async def _shake(peer: RawPeer, endpoint: Endpoint, expected_key: bytes | None) -> None:
-    again = RawPeer(
-        await connect(endpoint, peer.timeout_s), peer.opening.network, peer.me, Witness(), peer.timeout_s, dialling=True
-    )
+async def _shake_hands(
+    endpoint: Endpoint, network: Network, timeout_s: float, expected_key: bytes | None
+) -> tuple[bytes, int]:
+    stream = await connect(endpoint, timeout_s)
+    peer = RawPeer(stream, network, Self.fresh(), Witness(), timeout_s, dialling=True)
     try:
-        await again.shake_hands()
-        peer.opening.identity = again.opening.identity
-        found = again.opening.identity.public_key
+        await peer.shake_hands()
+        found = peer.opening.identity.public_key
         if expected_key is not None and found != expected_key:
             raise UsageError(f"the target {endpoint} has the key {found.hex()}, expected {expected_key.hex()}")
-        await until(again, lambda packet: packet.kind == PING, "PING, which takes the dialler in")
-    except Ended as ended:
-        raise again.failed(f"an answer to message {FINISH}", ended.how) from None
+        await taken_in(peer)
+        return found, await _known_nodes(peer)
     finally:
-        await again.close()
+        await peer.close()
+
+
+async def _known_nodes(peer: RawPeer) -> int:
+    """How many addresses its first Peers names; none if it doesn't come."""
+    with trio.move_on_after(1.0):
+        while True:
+            packet = await peer.read()
+            if isinstance(packet.message, Peers):
+                return len(packet.message.addresses)
+    return 0

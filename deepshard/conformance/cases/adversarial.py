@@ -11,7 +11,7 @@ from deepshard.conformance import expect
 from deepshard.conformance import packets as wire
 from deepshard.conformance.harness import Harness
 from deepshard.conformance.peer import Ended, RawPeer
-from deepshard.conformance.registry import Level, case
+from deepshard.conformance.registry import Lane, Level, case
 from deepshard.conformance.target import connect
 from deepshard.errors import UsageError
 from deepshard.limits import DATA_BYTES_MAX
@@ -194,7 +194,7 @@ async def unfinished_frames(harness: Harness) -> None:
     "4.5/3",
     title=f"{FLOOD} connections that never finish their handshake don't keep a good peer out",
     level=Level.SHOULD,
-    alone=True,
+    lane=Lane.ALONE,
 )
 async def flood(harness: Harness) -> None:
     """While they are open a good peer must be in within a second."""

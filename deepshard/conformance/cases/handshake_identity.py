@@ -20,7 +20,7 @@ from deepshard.conformance.opening import (
     sealed_claims,
 )
 from deepshard.conformance.peer import RawPeer
-from deepshard.conformance.registry import Level, case
+from deepshard.conformance.registry import Lane, Level, case
 from deepshard.encoding import encode
 from deepshard.identity import SecretKey
 from deepshard.limits import HANDSHAKE_TIMEOUT_S
@@ -273,26 +273,31 @@ async def second_finish(harness: Harness) -> None:
     await harness.refused(peer)
 
 
-@case("4.5/2", title="a silent connection is closed in time", slow=True)
+@case("4.5/2", title="a silent connection is closed in time", lane=Lane.WAITING)
 async def silent(harness: Harness) -> None:
     peer = await harness.dial()
     peer.note("nothing")
     await _timed_out(harness, peer)
 
 
-@case("4.5/2", title="a connection that stops within HELLO is closed in time: {} bytes", each=[1, 2, 40], slow=True)
+@case(
+    "4.5/2",
+    title="a connection that stops within HELLO is closed in time: {} bytes",
+    each=[1, 2, 40],
+    lane=Lane.WAITING,
+)
 async def half_hello(harness: Harness, size: int) -> None:
     peer = await harness.dial()
     await peer.send_bytes(peer.dialler.hello()[:size], f"{size} bytes of HELLO")
     await _timed_out(harness, peer)
 
 
-@case("4.5/2", title="a connection without FINISH is closed in time", slow=True)
+@case("4.5/2", title="a connection without FINISH is closed in time", lane=Lane.WAITING)
 async def no_finish(harness: Harness) -> None:
     await _timed_out(harness, await _after_reply(harness))
 
 
-@case("4.5/2", title="bytes that trickle in don't extend the time", slow=True)
+@case("4.5/2", title="bytes that trickle in don't extend the time", lane=Lane.WAITING)
 async def slow_loris(harness: Harness) -> None:
     peer = await harness.dial()
     hello = peer.dialler.hello()

@@ -9,7 +9,7 @@ from deepshard.conformance import packets as wire
 from deepshard.conformance.harness import Harness
 from deepshard.conformance.opening import Self
 from deepshard.conformance.peer import Ended, RawPeer
-from deepshard.conformance.registry import Level, case
+from deepshard.conformance.registry import Lane, Level, case
 from deepshard.limits import (
     DATA_BYTES_MAX,
     GOODBYE_BYTES_MAX,
@@ -181,7 +181,7 @@ async def ping_burst(harness: Harness) -> None:
             await expect.until(peer, lambda packet: packet.kind == wire.PONG, "PONG")
 
 
-@case("5.7/4", title="after PING_INTERVAL_S of silence comes a PING", level=Level.SHOULD, slow=True)
+@case("5.7/4", title="after PING_INTERVAL_S of silence comes a PING", level=Level.SHOULD, lane=Lane.WAITING)
 async def pings_the_silent(harness: Harness) -> None:
     peer = await harness.link()
     peer.note(f"nothing for {PING_INTERVAL_S:g} s")
@@ -189,7 +189,7 @@ async def pings_the_silent(harness: Harness) -> None:
     await expect.until(peer, lambda packet: packet.kind == wire.PING, f"PING after {PING_INTERVAL_S:g} s")
 
 
-@case("5.7/4", title="after LINK_IDLE_TIMEOUT_S without a byte the link is closed", slow=True)
+@case("5.7/4", title="after LINK_IDLE_TIMEOUT_S without a byte the link is closed", lane=Lane.WAITING)
 async def closes_the_silent(harness: Harness) -> None:
     peer = await harness.link()
     peer.answers_pings = peer.gives_credit = False

@@ -12,7 +12,7 @@ from deepshard.conformance.cases.handshake_messages import LOW_ORDER
 from deepshard.conformance.harness import Harness
 from deepshard.conformance.opening import DIALLER_TAG, FINISH, HELLO, REFUSAL, REPLY, message
 from deepshard.conformance.peer import Ended, RawPeer
-from deepshard.conformance.registry import Level, Side, case
+from deepshard.conformance.registry import Lane, Level, Side, case
 from deepshard.encoding import encode
 from deepshard.identity import SecretKey
 from deepshard.limits import HANDSHAKE_MESSAGE_BYTES_MAX, HANDSHAKE_TIMEOUT_S, STREAM_CREDIT_BYTES
@@ -246,14 +246,14 @@ async def refusal(harness: Harness, version: int) -> None:
     await harness.handshake_refused(peer)
 
 
-@case("4.5/2", title="a listener that doesn't answer is given up in time", side=LISTENER, slow=True)
+@case("4.5/2", title="a listener that doesn't answer is given up in time", side=LISTENER, lane=Lane.WAITING)
 async def silent_listener(harness: Harness) -> None:
     peer = await _hello(harness)
     peer.note("no answer to HELLO")
     await harness.handshake_refused(peer, within_s=HANDSHAKE_TIMEOUT_S + peer.timeout_s)
 
 
-@case("4.5/2", title="a listener that sends no packet 0 is given up in time", side=LISTENER, slow=True)
+@case("4.5/2", title="a listener that sends no packet 0 is given up in time", side=LISTENER, lane=Lane.WAITING)
 async def no_packet_0(harness: Harness) -> None:
     peer = await _finished(harness)
     peer.note("no packet 0")
