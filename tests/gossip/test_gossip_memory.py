@@ -82,6 +82,7 @@ def test_records_are_bounded_and_bans_are_forgotten_last() -> None:
     assert scores.is_banned(b"banned", 2.0)
 
 
+@pytest.mark.clause("6.1/7")
 def test_a_bucket_lets_a_burst_through_and_then_slows_to_its_rate() -> None:
     limiter = RateLimiter({1: Rate(per_s=10, burst=5)}, now=0.0)
     assert [limiter.spend(1, 0.0) for _ in range(7)] == [0, 0, 0, 0, 0, 0.1, 0.2]

@@ -165,6 +165,7 @@ async def test_wrong_genesis_is_refused_and_both_sides_say_so(logs: Logs) -> Non
     assert {entry["by_peer"] for entry in refused} == {True, False}
 
 
+@pytest.mark.clause("13.1/3", "13.2/3")
 async def test_garbage_harms_nobody_else() -> None:
     async with running(make_network(1)) as a, running(make_network(2, dial=(a.listening,))) as b:
         await next_event(a, PeerUp)

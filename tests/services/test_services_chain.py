@@ -107,6 +107,7 @@ async def test_validators_agree_and_a_transfer_is_applied(folder: Path, autojump
         assert state.money() == state.supply().genesis
 
 
+@pytest.mark.clause("6.4/6")
 async def test_an_impossible_transfer_is_refused_with_its_reason(
     folder: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a validator finds of a fresh proposal's time and proposer (protocol-spec, 9.3/4)."""
+"""What a validator finds of proposals and votes: their height, and a fresh block's time and proposer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from msgspec.structs import replace
 
 from deepshard.consensus.events import ProposalReceived
-from deepshard.consensus.types import PROPOSAL_TAG, Block, Proposal
+from deepshard.consensus.types import PROPOSAL_TAG, Block, Proposal, Vote, VoteKind
 from deepshard.consensus.validators import proposer
 from deepshard.disk.chain import ChainStore
 from deepshard.encoding import decode, encode
 from deepshard.gossip import Topic, Verdict
-from deepshard.gossip.units import whole_unit
+from deepshard.gossip.units import entry_unit, whole_unit
 from deepshard.identity import SecretKey
 from deepshard.ledger.genesis import genesis_state
 from deepshard.ledger.onion import OnionChain
@@ -27,7 +27,7 @@ from deepshard.services.transaction_gossip import TransactionGossip
 from deepshard.services.view import ChainView
 from deepshard.testing.builders import SMALL_PARAMS
 from deepshard.testing.memory_network import MemoryNetwork
-from deepshard.wire.messages import BlockProposal
+from deepshard.wire.messages import BlockProposal, Votes
 
 KEYS = {key.address: key for key in (SecretKey(bytes([number]) * 32) for number in range(1, 5))}
 ONIONS = {address: OnionChain(key.seed, 600) for address, key in KEYS.items()}
@@ -74,6 +74,27 @@ def judged(stores: tuple[ChainStore, ChainStore], *, time_ms: int, round_: int, 
     judge = Judge(GENESIS.chain_id, ours, stores[1], transactions, lambda: NOW_MS)
     message = BlockProposal(encode(proposal), block)
     return judge.judge(whole_unit(Topic.CONSENSUS, BlockProposal.KIND, message))
+
+
+@pytest.fixture
+def judge(stores: tuple[ChainStore, ChainStore]) -> Judge:
+    ours = ChainExecutor(GENESIS, stores[1], ChainView(genesis_state(GENESIS), None))
+    transactions = TransactionGossip(MemoryNetwork().join("us"), ours.admit)
+    return Judge(GENESIS.chain_id, ours, stores[1], transactions, lambda: NOW_MS)
+
+
+@pytest.mark.clause("6.4/8", "6.4/12")
+@pytest.mark.parametrize(("height", "verdict"), [(0, Verdict.IGNORE), (2, Verdict.LATER), (2**62, Verdict.LATER)])
+def test_other_heights_give_no_event_and_no_fault(judge: Judge, height: int, verdict: Verdict) -> None:
+    # Neither signature holds: that these aren't looked at shows that nothing is done for another height.
+    vote = Vote(VoteKind.PREVOTE, height, 0, bytes(32), next(iter(KEYS)), bytes(64))
+    proposal = Proposal(height, 0, -1, b"b" * 32, next(iter(KEYS)), bytes(64))
+    for unit in (
+        entry_unit(Topic.CONSENSUS, Votes.KIND, encode(vote)),
+        whole_unit(Topic.CONSENSUS, BlockProposal.KIND, BlockProposal(encode(proposal), b"")),
+    ):
+        judgement = judge.judge(unit)
+        assert (judgement.verdict, judgement.event) == (verdict, None)
 
 
 LATEST = NOW_MS + CLOCK_DRIFT_MS_MAX

@@ -80,6 +80,7 @@ def refusals(a: Session, b: Session) -> list[HandshakeRefused]:
     return errors
 
 
+@pytest.mark.clause("4.2/4", "14.2/3")
 def test_both_sides_learn_who_the_other_is_and_what_both_can() -> None:
     a, b = dialler(node(1, features=("x", "y"))), listener(node(2, features=("y", "z")))
     at_a, at_b = converse(a, b)
