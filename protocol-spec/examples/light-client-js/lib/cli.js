@@ -115,7 +115,7 @@ const SENTENCES = {
   licence: (f) => (f.lastVersion === null ? `licence: proven absent at height ${f.height}` : `licence: versions up to ${f.lastVersion}, proven at height ${f.height}`),
   blob: (f) => `${f.what} ${short(f.digest)}: ${plural(f.bytes, 'byte')} in ${plural(f.blocks, 'verified block')} of 16 KiB, ${plural(f.requests, 'request')}`,
   manifest: (f) => `manifest: ${plural(f.tensors, 'tensor')} in ${plural(f.shards, 'shard')} of ${plural(f.decodedBytes, 'byte')}, weights root ${short(f.weightsRoot)}`,
-  shard: (f) => `shard ${f.shard}: ${f.outcome}`,
+  shard: (f) => `shard ${f.shard} verified: ${f.codec}, ${plural(f.decodedBytes, 'byte')} decoded, digest ${short(f.decodedDigest)}`,
   done: (f) => `done: verified up to height ${f.height}`,
 };
 

@@ -1,2 +1,90 @@
-export const decodeManifest = () => { throw new Error('soon'); };
-export const openShard = decodeManifest;
+// Chunks: how the decoded bytes of a shard are stored and sent (chapter 8).
+
+import { RemoteError } from './errors.js';
+import { ITEM_BYTES, spansOf } from './manifest.js';
+import { contentAddress } from './ranges.js';
+import { decompress } from './zstd.js';
+
+const VERSION = 1;
+const FRAME_FLAG = 2 ** 31;
+
+const corrupt = (message) => new RemoteError('CorruptChunk', message);
+
+/**
+ * Decoded bytes of a shard of a checked manifest. `base` is the decoded shard that a delta builds on, else null.
+ * Throws CorruptChunk.
+ */
+export function decodeShard(manifest, entry, chunk, base = null) {
+  if (chunk.length !== entry.chunkBytes) throw corrupt(`chunk of ${chunk.length} bytes, the manifest says ${entry.chunkBytes}`);
+  if (!contentAddress(chunk).equals(entry.chunk)) throw corrupt('chunk with another address than the manifest names');
+  const decoded = entry.codec === 'raw' ? chunk : decodePlanes(chunk, spansOf(manifest.tensors, entry.slices));
+  if (entry.codec === 'xor-planes') for (let i = 0; i < decoded.length; i += 1) decoded[i] ^= base[i];
+  if (!contentAddress(decoded).equals(entry.decodedDigest)) throw corrupt('chunk that does not decode to what the manifest names');
+  return decoded;
+}
+
+/** Planes of a chunk, joined into elements and laid out slice by slice. */
+export function decodePlanes(chunk, spans) {
+  const sizes = Object.keys(ITEM_BYTES)
+    .map((dtype) => ({ dtype, bytes: spans.reduce((sum, span) => (span.dtype === dtype ? sum + span.bytes : sum), 0) }))
+    .filter(({ bytes }) => bytes > 0);
+  const lengths = sizes.flatMap(({ dtype, bytes }) => Array(ITEM_BYTES[dtype]).fill(bytes / ITEM_BYTES[dtype]));
+  const planes = readPlanes(chunk, lengths);
+  const joined = new Map(sizes.map(({ dtype }) => [dtype, join(planes.splice(0, ITEM_BYTES[dtype]))]));
+  const taken = new Map();
+  return Buffer.concat(
+    spans.map(({ dtype, bytes }) => {
+      const start = taken.get(dtype) ?? 0;
+      taken.set(dtype, start + bytes);
+      return bytes === 0 ? Buffer.alloc(0) : joined.get(dtype).subarray(start, start + bytes);
+    }),
+  );
+}
+
+/** The planes, each of the length that the manifest gives it. */
+function readPlanes(chunk, lengths) {
+  const headerBytes = 1 + 4 * lengths.length;
+  if (chunk.length < headerBytes) throw corrupt(`chunk of ${chunk.length} bytes, its header has ${headerBytes}`);
+  if (chunk[0] !== VERSION) throw corrupt(`chunk of version ${chunk[0]}`);
+  let offset = headerBytes;
+  const planes = lengths.map((length, i) => {
+    const word = chunk.readUInt32LE(1 + 4 * i);
+    const isFrame = word >= FRAME_FLAG;
+    const size = isFrame ? word - FRAME_FLAG : word;
+    const piece = chunk.subarray(offset, offset + size);
+    offset += size;
+    if (piece.length !== size) throw corrupt('chunk ends within a plane');
+    return readPlane(piece, length, isFrame);
+  });
+  if (offset !== chunk.length) throw corrupt(`chunk of ${chunk.length} bytes, its planes end at ${offset}`);
+  return planes;
+}
+
+function readPlane(piece, length, isFrame) {
+  if (!isFrame) {
+    if (piece.length !== length) throw corrupt(`stored plane of ${piece.length} bytes, expected ${length}`);
+    return piece;
+  }
+  if (piece.length >= length) throw corrupt(`compressed plane of ${piece.length} bytes for ${length}: it has to be stored`);
+  try {
+    return decompress(piece, length, null);
+  } catch (error) {
+    throw error.isRemote ? corrupt(`plane: ${error.message}`) : error;
+  }
+}
+
+/** Elements from their planes, the most significant byte first, each rotated right by one bit. */
+function join(planes) {
+  const [width, count] = [planes.length, planes[0].length];
+  if (width === 1) return planes[0];
+  const elements = Buffer.alloc(width * count);
+  for (let i = 0; i < count; i += 1) {
+    let carry = planes[width - 1][i] & 1; // the lowest bit comes back to the top
+    for (let k = 0; k < width; k += 1) {
+      const byte = planes[k][i];
+      elements[width * i + (width - 1 - k)] = (carry << 7) | (byte >> 1);
+      carry = byte & 1;
+    }
+  }
+  return elements;
+}

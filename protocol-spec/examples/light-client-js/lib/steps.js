@@ -9,7 +9,8 @@ import { Follower } from './follower.js';
 import { firstValidators, genesisHash } from './genesis.js';
 import * as limits from './limits.js';
 import { currentModel, licence } from './records.js';
-import { decodeManifest, openShard } from './shards.js';
+import { checkChild, decodeManifest } from './manifest.js';
+import { decodeShard } from './shards.js';
 import { totalPower } from './validators.js';
 
 /** Everything, in order, for the settings of cli.js. Throws at the first step that fails. */
@@ -61,9 +62,22 @@ async function download(connection, follower, model, ours, number, report) {
     weightsRoot: manifest.weightsRoot,
   });
   if (number === null) return;
-  const entry = manifest.shards[number];
-  if (entry === undefined) throw new UsageError(`--shard ${number}: the manifest has shards 0 to ${manifest.shards.length - 1}`);
+  if (number >= manifest.shards.length) throw new UsageError(`--shard ${number}: the manifest has ${manifest.shards.length} shards`);
   report('licence', await licence(follower, ours));
-  const chunk = await fetch('chunk', entry.chunk, limits.CHUNK_BYTES_MAX);
-  report('shard', { shard: number, ...openShard(entry, chunk) });
+  await downloadShard(fetch, manifest, number, report);
+}
+
+/** Decoded bytes of a shard; of a delta, its parent's shard is downloaded first, down to one that stands alone. */
+async function downloadShard(fetch, manifest, number, report) {
+  const { codec, chunk: address, decodedBytes, decodedDigest } = manifest.shards[number];
+  let parentShard = null;
+  if (codec === 'xor-planes') {
+    const parent = decodeManifest(await fetch('parent manifest', manifest.parent, limits.MANIFEST_BYTES_MAX));
+    checkChild(manifest, parent);
+    parentShard = await downloadShard(fetch, parent, number, report);
+  }
+  const chunk = await fetch('chunk', address, limits.CHUNK_BYTES_MAX);
+  const decoded = decodeShard(manifest, manifest.shards[number], chunk, parentShard);
+  report('shard', { shard: number, codec, decodedBytes, decodedDigest });
+  return decoded;
 }

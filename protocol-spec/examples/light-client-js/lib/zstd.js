@@ -42,7 +42,7 @@ export function inspect(data) {
   offset += sizeBytes;
   windowBytes ??= contentBytes;
   walkBlocks(bytes, offset, hasChecksum, windowBytes < BigInt(BLOCK_BYTES_MAX) ? Number(windowBytes) : BLOCK_BYTES_MAX);
-  return { contentBytes, windowBytes, hasChecksum };
+  return { contentBytes, windowBytes, hasChecksum, headerBytes: offset };
 }
 
 function contentSize(bytes, offset, sizeBytes) {
@@ -76,11 +76,23 @@ function walkBlocks(bytes, start, hasChecksum, blockBytesMax) {
   if (end !== bytes.length) throw malformed(`zstd frame ends at byte ${end} of ${bytes.length}`);
 }
 
-/** Decompress exactly one frame that declares `size` bytes and a window of at most `windowMax`. */
+/** The frame with a header that declares no larger window than its content: the package allocates what is declared. */
+function withoutWindow(data, headerBytes, contentBytes, hasChecksum) {
+  const header = Buffer.alloc(13);
+  header.writeUInt32LE(MAGIC, 0);
+  header[4] = 0xe0 | (hasChecksum ? 0x04 : 0); // a single segment, its size in eight bytes
+  header.writeBigUInt64LE(contentBytes, 5);
+  return Buffer.concat([header, data.subarray(headerBytes)]);
+}
+
+/**
+ * Decompress exactly one frame that declares `size` bytes and, where `windowMax` isn't null, a window of at most that.
+ * Throws MalformedMessage. Allocates little more than `size`.
+ */
 export function decompress(data, size, windowMax) {
-  const { contentBytes, windowBytes, hasChecksum } = inspect(data);
+  const { contentBytes, windowBytes, hasChecksum, headerBytes } = inspect(data);
   if (contentBytes !== BigInt(size)) throw malformed(`zstd frame declares ${contentBytes} bytes, expected ${size}`);
-  if (windowBytes > BigInt(windowMax)) throw malformed(`zstd window of ${windowBytes} bytes, at most ${windowMax} are allowed`);
+  if (windowMax !== null && windowBytes > BigInt(windowMax)) throw malformed(`zstd window of ${windowBytes} bytes, at most ${windowMax} are allowed`);
   const output = Buffer.alloc(size);
   let filled = 0;
   const decoder = new Decompress((block) => {
@@ -89,7 +101,7 @@ export function decompress(data, size, windowMax) {
     filled += block.length;
   });
   try {
-    decoder.push(data, true);
+    decoder.push(windowBytes > contentBytes ? withoutWindow(data, headerBytes, contentBytes, hasChecksum) : data, true);
   } catch (error) {
     // Whatever the package throws about these bytes, it is the sender's fault.
     throw error.isRemote ? error : malformed(`zstd: ${error.message}`);

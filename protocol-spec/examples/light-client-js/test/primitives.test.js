@@ -127,6 +127,10 @@ test('zstd: exactly one frame of the size and window that it declares (5.2/7)', 
   flipped[flipped.length - 1] ^= 1;
   const wrong = [flipped, frame.subarray(0, -1), Buffer.concat([frame, hex('00')]), Buffer.concat([frame, frame]), hex('28b52ffd')];
   for (const bad of wrong) refuses('MalformedMessage', () => decompress(bad, 300, 1024));
+  // The same content behind a header that declares a window of 2 GiB, which isn't allocated.
+  const wide = Buffer.concat([hex('28b52ffd44a82c00'), frame.subarray(7)]);
+  assert.deepEqual(decompress(wide, 300, null), data);
+  refuses('MalformedMessage', () => decompress(wide, 300, 1 << 22));
   refuses('MalformedMessage', () => decompress(frame, 299, 1024));
   refuses('MalformedMessage', () => decompress(frame, 300, 299));
 });
