@@ -25,8 +25,9 @@ def take_control(state: MeshState, peer: bytes, control: Control, now: float) ->
     if member is None or allowance is None or not allowance.control():
         return []
     if not member.is_member:
-        known = isinstance(control, Graft) and state.topic(control.topic) is not None
-        return [Tell(peer, Prune(control.topic, GOSSIP_BACKOFF_S))] if known and isinstance(control, Graft) else []
+        if isinstance(control, Graft) and state.topic(control.topic) is not None:
+            return [Tell(peer, Prune(control.topic, GOSSIP_BACKOFF_S))]
+        return []
     score = state.scores.score(peer)
     if score < GOSSIP_SCORE_GRAYLIST:
         return []

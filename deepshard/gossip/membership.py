@@ -118,7 +118,7 @@ class TopicMesh:
         """A member's link is up: graft it if everybody belongs in or there are too few; else keep room for it."""
         total = sum(peer.is_member for peer in self._peers.values())
         wanted = GOSSIP_DEGREE_HIGH if total <= GOSSIP_DEGREE_HIGH else GOSSIP_DEGREE
-        if len(self._mesh) < wanted and self._may_graft(member, scores, now):
+        if len(self._mesh) < wanted and self._may_graft(member, scores, now) and self.admits(member):
             self.add(member)
             return Changes(grafted=(member.key,))
         if total > GOSSIP_DEGREE_HIGH and len(self._mesh) >= GOSSIP_DEGREE_HIGH:
@@ -134,21 +134,28 @@ class TopicMesh:
         total = sum(peer.is_member for peer in self._peers.values())
         grafted: list[bytes] = []
         if total <= GOSSIP_DEGREE_HIGH:
-            grafted += self._fill(GOSSIP_DEGREE_HIGH, self._candidates(scores, now), rng)
+            grafted += self._fill(GOSSIP_DEGREE_HIGH, self._eligible(scores, now), rng)
         elif len(self._mesh) < GOSSIP_DEGREE_LOW:
-            grafted += self._fill(GOSSIP_DEGREE, self._candidates(scores, now), rng)
+            grafted += self._fill(GOSSIP_DEGREE, self._eligible(scores, now), rng)
         if len(self._mesh) > GOSSIP_DEGREE_HIGH:
             pruned += self._cut(GOSSIP_DEGREE, scores, rng)
         missing = GOSSIP_DEGREE_OUTBOUND - self.outbound
         if missing > 0 and len(self._mesh) >= GOSSIP_DEGREE_LOW:
-            outbound = [member for member in self._candidates(scores, now) if member.outbound]
-            grafted += self._fill(len(self._mesh) + missing, outbound, rng)
-        if opportune and self._mesh:
-            middle = median(scores.get(peer, 0.0) for peer in self._mesh)
-            if middle < OPPORTUNE_SCORE:
-                better = [member for member in self._candidates(scores, now) if scores.get(member.key, 0.0) > middle]
-                grafted += self._fill(len(self._mesh) + OPPORTUNE_PEERS, better, rng)
+            dialled = [member for member in self._eligible(scores, now) if member.outbound]
+            grafted += self._fill(len(self._mesh) + missing, dialled, rng)
+        if opportune:
+            better = self._better(scores, now)
+            if better and len(self._mesh) >= GOSSIP_DEGREE_HIGH:
+                pruned += self._cut(GOSSIP_DEGREE, scores, rng)
+            grafted += self._fill(len(self._mesh) + OPPORTUNE_PEERS, better, rng)
         return Changes(tuple(grafted), tuple(pruned))
+
+    def _better(self, scores: Mapping[bytes, float], now: float) -> list[Member]:
+        """Peers outside a mesh of poor scores whose own are above its median."""
+        middle = median(scores.get(peer, 0.0) for peer in self._mesh) if self._mesh else OPPORTUNE_SCORE
+        if middle >= OPPORTUNE_SCORE:
+            return []
+        return [member for member in self._eligible(scores, now) if scores.get(member.key, 0.0) > middle]
 
     def _subnet_has_room(self, member: Member) -> bool:
         if member.subnet is None:
@@ -162,10 +169,9 @@ class TopicMesh:
             and member.key not in self._mesh
             and scores.get(member.key, 0.0) >= 0
             and not self.backoffs.runs(member.key, now, slack_s=BACKOFF_SLACK_S)
-            and self.admits(member)
         )
 
-    def _candidates(self, scores: Mapping[bytes, float], now: float) -> list[Member]:
+    def _eligible(self, scores: Mapping[bytes, float], now: float) -> list[Member]:
         return [member for member in self._peers.values() if self._may_graft(member, scores, now)]
 
     def _fill(self, size: int, candidates: list[Member], rng: Rng) -> list[bytes]:
@@ -173,7 +179,7 @@ class TopicMesh:
         for member in rng.sample(candidates, len(candidates)):
             if len(self._mesh) >= size:
                 break
-            if self.admits(member):  # a subnet may have become full meanwhile
+            if self.admits(member):
                 self.add(member)
                 grafted.append(member.key)
         return grafted

@@ -34,6 +34,7 @@ from deepshard.gossip.membership import Member
 from deepshard.gossip.state import MeshState, Pending, TopicState
 from deepshard.gossip.units import Rng, Topic, Unit, Verdict
 from deepshard.limits import (
+    GOSSIP_CACHE_UNITS_MAX,
     GOSSIP_FLOOD_BYTES_MAX,
     GOSSIP_IDONTWANT_BYTES_MIN,
     GOSSIP_SCORE_GRAYLIST,
@@ -124,6 +125,8 @@ class Mesh:
                 state.scores.invalid_unit(peer)
                 effects.append(Penalise(peer, RejectedUnit(unit.id)))
             elif not self._is_repeated(topic, unit.id, peer):
+                if len(state.pending) >= GOSSIP_CACHE_UNITS_MAX:
+                    del state.pending[next(iter(state.pending))]
                 state.pending[unit.id] = Pending(unit, peer, {peer})
                 fresh.append(unit)
         effects += self._decline(peer, fresh)

@@ -57,7 +57,7 @@ class Rng(Protocol):
 
 def message_id(kind: int, body: bytes) -> bytes:
     """Id of a message by its kind and canonical body; 16 bytes."""
-    return tagged_hash("gossip id", kind.to_bytes(2, "little") + body)[:ID_BYTES]
+    return tagged_hash("gossip id", kind.to_bytes(2, "little"), body)[:ID_BYTES]
 
 
 def entry_unit(topic: Topic, kind: int, entry: bytes) -> Unit:
