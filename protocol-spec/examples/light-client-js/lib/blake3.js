@@ -8,7 +8,7 @@ const CONTEXT = 'deepshard 2026-11 v1 ';
 const contexts = new Map();
 
 function context(tag) {
-  if (!contexts.has(tag)) contexts.set(tag, Buffer.from(CONTEXT + tag, 'ascii'));
+  if (!contexts.has(tag)) contexts.set(tag, Buffer.from(CONTEXT + tag, 'utf8'));
   return contexts.get(tag);
 }
 

@@ -3,7 +3,7 @@
 import { blake3 } from '@noble/hashes/blake3.js';
 import { taggedHash } from './blake3.js';
 import { u64 } from './bytes.js';
-import { malformed } from './errors.js';
+import { malformed, RemoteError } from './errors.js';
 
 export const BLOCK_BYTES = 16_384;
 const LEAF = { context: Buffer.from('deepshard 2026-11 v1 range leaf', 'ascii') };
@@ -29,8 +29,11 @@ function treeHash(data, low, high) {
   return nodeHash(treeHash(data, low, middle), treeHash(data, middle, high));
 }
 
+/** Root of the tree over all blocks of data. */
+export const treeRoot = (data) => treeHash(data, 0, blockCount(data.length));
+
 /** The content address of data (1.5/4). */
-export const contentAddress = (data) => addressOf(data.length, treeHash(data, 0, blockCount(data.length)));
+export const contentAddress = (data) => addressOf(data.length, treeRoot(data));
 
 /** The proof of the `count` blocks from `first` on (1.5/6). */
 export function proveRange(data, first, count) {
@@ -49,7 +52,7 @@ export const rangeBytes = (size, first, count) =>
 
 /**
  * Check that `bytes` are the `count` blocks from `first` on of the data with this address and size (1.5/7).
- * Throws MalformedMessage if they aren't.
+ * Throws MalformedMessage if the shape is wrong, CorruptRange if the content is.
  */
 export function verifyRange({ address, size, first, count, bytes, proof }) {
   const blocks = blockCount(size);
@@ -69,5 +72,5 @@ export function verifyRange({ address, size, first, count, bytes, proof }) {
   };
   const root = walk(0, blocks);
   if (taken !== proof.length) throw malformed(`range proof has ${proof.length - taken} hashes too many`);
-  if (!addressOf(size, root).equals(address)) throw malformed('range does not lead to the content address');
+  if (!addressOf(size, root).equals(address)) throw new RemoteError('CorruptRange', 'range does not lead to the content address');
 }

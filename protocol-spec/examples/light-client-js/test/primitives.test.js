@@ -96,10 +96,15 @@ test('every range of every shape of tree is verified, and any change refused (1.
         const good = { address, size, first, count, bytes, proof };
         verifyRange(good);
         assert.equal(proof.length === 0, count === blocks); // 1.5/8
-        const wrong = [{ proof: [...proof, other] }, { size: size + 1 }, { address: other }, { first: blocks }, { count: 0 }, { bytes: Buffer.concat([bytes, hex('00')]) }];
-        if (proof.length > 0) wrong.push({ proof: proof.slice(1) }, { proof: [other, ...proof.slice(1)] });
-        if (bytes.length > 0) wrong.push({ bytes: Buffer.concat([hex('ff'), bytes.subarray(1)]) }, { bytes: bytes.subarray(1) });
-        for (const change of wrong) refuses('MalformedMessage', () => verifyRange({ ...good, ...change }));
+        const shapes = [{ proof: [...proof, other] }, { first: blocks }, { count: 0 }, { bytes: Buffer.concat([bytes, hex('00')]) }];
+        const contents = [{ address: other }];
+        if (proof.length > 0) shapes.push({ proof: proof.slice(1) });
+        if (proof.length > 0) contents.push({ proof: [other, ...proof.slice(1)] });
+        if (bytes.length > 0) shapes.push({ bytes: bytes.subarray(1) });
+        if (bytes.length > 0) contents.push({ bytes: Buffer.concat([Buffer.of(bytes[0] ^ 1), bytes.subarray(1)]) });
+        for (const change of shapes) refuses('MalformedMessage', () => verifyRange({ ...good, ...change }));
+        for (const change of contents) refuses('CorruptRange', () => verifyRange({ ...good, ...change }));
+        assert.throws(() => verifyRange({ ...good, size: size + 1 }), { isRemote: true }); // a part of the address
       }
     }
   }

@@ -4,12 +4,14 @@ import { Claims } from '../lib/handshake.js';
 import { Header } from '../lib/light.js';
 import { decoderOf } from '../lib/messages.js';
 import { RemoteError } from '../lib/errors.js';
+import { ShardEntry } from '../lib/manifest.js';
 import { bool, bytes, enumeration, int, list, optional, record, text, tuple } from '../lib/msgpack.js';
 import * as types from '../lib/types.js';
 import { CommitCertificate, ValidatorSet } from '../lib/validators.js';
 
 const anyInt = int(-(2n ** 63n), 2n ** 64n - 1n);
 const anyBytes = bytes(0, Infinity);
+const validRound = int(-1, 2 ** 31 - 1);
 
 export const TYPES = {
   int: anyInt,
@@ -21,7 +23,7 @@ export const TYPES = {
   Amount: types.amount,
   BasisPoints: types.basisPoints,
   Millinats: types.millinats,
-  ValidRound: int(-1, 2 ** 31 - 1),
+  ValidRound: validRound,
   Digest: types.digest,
   PublicKey: types.publicKey,
   Signature: types.signature,
@@ -41,8 +43,15 @@ export const TYPES = {
   Header,
   CommitCertificate,
   ValidatorSet,
+  ShardEntry,
   Vote: record('Vote', {
     kind: int(1, 2), height: types.height, round: types.round, blockId: types.digest, validator: types.address, signature: types.signature,
+  }),
+  Proposal: record('Proposal', {
+    height: types.height, round: types.round, validRound, blockId: types.digest, proposer: types.address, signature: types.signature,
+  }),
+  ProposalSignBytes: record('ProposalSignBytes', {
+    chainId: text(), height: types.height, round: types.round, validRound, blockId: types.digest,
   }),
   Account: record('Account', {
     nonce: types.count,
