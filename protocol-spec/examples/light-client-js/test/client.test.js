@@ -169,9 +169,10 @@ test('a proof that does not hold is refused', async () => {
 });
 
 test('a range that does not lead to its address is refused', async () => {
-  await refusal('CorruptChunk', { lie: second(lieAbout(Kind.RANGE_REPLY, ({ attachment }) => ({ attachment: flip(attachment, 5) }))) });
-  await refusal('CorruptChunk', { lie: second(lieAbout(Kind.RANGE_REPLY, ({ proof }) => ({ proof: proof.slice(1) }))) });
-  await refusal('CorruptChunk', { lie: lieAbout(Kind.RANGE_REPLY, ({ size }) => ({ size: size + 1 })) });
+  await refusal('CorruptRange', { lie: second(lieAbout(Kind.RANGE_REPLY, ({ attachment }) => ({ attachment: flip(attachment, 5) }))) });
+  await refusal('CorruptRange', { lie: second(lieAbout(Kind.RANGE_REPLY, ({ proof }) => ({ proof: [noise(32), ...proof.slice(1)] }))) });
+  await refusal('MalformedMessage', { lie: lieAbout(Kind.RANGE_REPLY, ({ size }) => ({ size: size + 1 })) });
+  await refusal('MalformedMessage', { lie: second(lieAbout(Kind.RANGE_REPLY, ({ proof }) => ({ proof: proof.slice(1) }))) });
   await refusal('MalformedMessage', { lie: second(lieAbout(Kind.RANGE_REPLY, ({ attachment }) => ({ attachment: attachment.subarray(1) }))) });
   await refusal('MalformedMessage', { lie: lieAbout(Kind.RANGE_REPLY, () => ({ digest: noise(32) })) });
   await refusal('MalformedMessage', { lie: lieAbout(Kind.RANGE_REPLY, () => ({ firstBlock: 1 })) });
