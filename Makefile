@@ -53,6 +53,11 @@ vectors: .venv/.installed ## write protocol-spec/vectors/*.json again
 bench-quick: .venv/.installed ## every bench in its shortest form
 	$(RUN) -m bench.detection --quick
 	$(RUN) -m bench.kernel_moments --quick
+	$(RUN) -m bench.wire --quick
+
+SECONDS ?= 60
+fuzz: .venv/.installed ## fuzz every decoder for SECONDS each, two at a time (ONLY="packets frames" for some)
+	$(RUN) tests/fuzz/run.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY))
 
 clean: ## remove what the other targets made
 	rm -rf $(LIGHT_CLIENT)/node_modules

@@ -1,0 +1,91 @@
+"""Transactions against states in every phase of proposals and rounds: decoded, checked for the mempool, put in a block.
+
+The first byte chooses the state. Signatures are taken for good, so that the fuzzer meets the rules; a block made of
+whatever passes has to execute, and money has to stay what it was.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+from harness import Harness
+from ledger_network import BUYER, CHAIN_ID, INFORMANT, ONIONS, VALIDATORS, Network
+
+from deepshard.encoding import decode, encode
+from deepshard.ledger import BlockResult, execute_block
+from deepshard.ledger.execution import BlockContext, check_transaction
+from deepshard.ledger.state import State
+from deepshard.ledger.transactions import (
+    Bond,
+    BuyLicence,
+    Transaction,
+    TransactionBody,
+    Transfer,
+    Unbond,
+    decode_transaction,
+    transaction_id,
+)
+from deepshard.limits import TRANSACTION_BYTES_MAX
+from deepshard.primitives import address_of
+
+
+class Collected(Network):
+    """A network that remembers the transactions of its blocks with the state and context each block was made in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[State, BlockContext, list[bytes]]] = []
+
+    def block(self, *transactions: bytes) -> BlockResult:
+        if transactions:
+            self.seen.append((self.state, self.context(), list(transactions)))
+        return super().block(*transactions)
+
+
+@cache
+def collected() -> list[tuple[State, BlockContext, list[bytes]]]:
+    """One training round from the first proposal to the licence for its outcome."""
+    network = Collected()
+    network.block(*network.sign(INFORMANT, Transfer(BUYER.address, 5)))
+    network.block(*network.sign(BUYER, Bond(network.params.validator_stake_min, ONIONS[BUYER.address].tip)))
+    network.block(*network.sign(VALIDATORS[0], Unbond(5)))
+    proposal = network.propose("one text", "another text")
+    network.vote(proposal, *[True, True, True, False])
+    network.epoch(["base", "injector", "other"])
+    network.block(*network.sign(BUYER, BuyLicence(network.state.chain().version, 1 << 62)))
+    return network.seen
+
+
+def unsigned(data: bytes) -> bytes:
+    """The transaction without its signature: corpora say what the fuzzer can change."""
+    return decode_transaction(data)[0].body
+
+
+def check(data: bytes) -> None:
+    if not data:
+        return
+    states = collected()
+    state, context, _ = states[data[0] % len(states)]
+    transaction = encode(Transaction(data[1:], bytes(64)))
+    verified = {transaction_id(transaction)}
+    body = check_transaction(state, CHAIN_ID, transaction, verified=verified)
+    assert decode(data[1:], TransactionBody, bytes_max=TRANSACTION_BYTES_MAX) == body
+    if body.nonce != state.account(address_of(body.sender)).nonce:
+        return
+    after = execute_block(state, context, [transaction], verified=verified).state
+    supply = after.supply()
+    assert after.money() == supply.genesis + supply.minted - supply.burned
+
+
+def seeds() -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for place, (_, _, transactions) in enumerate(collected()):
+        for data in transactions:
+            name = type(decode_transaction(data)[1].action).__name__
+            if sum(label.startswith(name) for label in found) < 2 and len(data) < 12_000:
+                found[f"{name}-{place}"] = bytes((place,)) + unsigned(data)
+    return found
+
+
+HARNESS: Final = Harness(check, seeds, prefix_bytes=1, shape="record")
