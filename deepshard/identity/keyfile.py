@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 import msgspec
 from nacl.exceptions import CryptoError
+from nacl.exceptions import RuntimeError as SodiumError
 from nacl.pwhash import argon2id
 from nacl.secret import SecretBox
 from nacl.utils import random
 
-from deepshard.errors import UsageError
+from deepshard.errors import LocalError, UsageError
 from deepshard.identity.keys import SecretKey
 from deepshard.primitives import address_of, format_address
 
@@ -27,7 +28,14 @@ class _KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _box(passphrase: str, salt: bytes, ops: int, memory_bytes: int) -> SecretBox:
-    return SecretBox(argon2id.kdf(SecretBox.KEY_SIZE, passphrase.encode(), salt, ops, memory_bytes))
+    # Bytes of the environment that aren't UTF-8 come as surrogates: they are the passphrase all the same.
+    secret = passphrase.encode(errors="surrogateescape")
+    try:
+        return SecretBox(argon2id.kdf(SecretBox.KEY_SIZE, secret, salt, ops, memory_bytes))
+    except SodiumError:
+        raise LocalError(
+            f"this machine refuses the {memory_bytes} bytes of memory that the key file asks for"
+        ) from None
 
 
 def write_key_file(
@@ -72,6 +80,7 @@ def load_key_file(text: str, passphrase: str) -> SecretKey:
 
     Raises:
         UsageError: not a key file, a wrong passphrase, or a file whose public part doesn't match its secret.
+        LocalError: there isn't as much memory as the file's parameters ask for.
     """
     record = _parse(text)
     try:
@@ -87,5 +96,5 @@ def load_key_file(text: str, passphrase: str) -> SecretKey:
 def _parse(text: str) -> _KeyFile:
     try:
         return msgspec.json.decode(text, type=_KeyFile)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise UsageError(f"not a deepshard key file: {error}") from None

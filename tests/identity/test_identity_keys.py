@@ -1,11 +1,12 @@
 """Keys, the signature rule and the key file."""
 
 import json
+import resource
 
 import pytest
 from nacl.pwhash import argon2id
 
-from deepshard.errors import BadSignature, UsageError
+from deepshard.errors import BadSignature, LocalError, UsageError
 from deepshard.identity import SecretKey, load_key_file, verify_signature, write_key_file
 from deepshard.identity.keyfile import read_key_address
 from deepshard.primitives import address_of, format_address
@@ -78,7 +79,26 @@ def test_a_key_file_with_another_public_part_is_refused() -> None:
         load_key_file(json.dumps(ours | {"public": theirs["public"]}), "x")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "no json", '{"format": "deepshard-key-2"}'])
+@pytest.mark.parametrize("text", ["", "{}", "[]", "no json", '{"format": "deepshard-key-2"}', "\udc84", "[" * 50_000])
 def test_other_texts_are_no_key_files(text: str) -> None:
     with pytest.raises(UsageError, match="not a deepshard key file"):
         load_key_file(text, "x")
+
+
+def test_a_passphrase_of_bytes_that_are_no_text_is_one_all_the_same() -> None:
+    from_environment = b"\xff\xfe".decode(errors="surrogateescape")
+    text = write_key_file(KEY, from_environment, **QUICK)
+    assert load_key_file(text, from_environment).seed == KEY.seed
+    with pytest.raises(UsageError, match="wrong passphrase"):
+        load_key_file(text, "")
+
+
+def test_a_key_file_that_asks_for_more_memory_than_there_is_says_so() -> None:
+    text = json.dumps(json.loads(write_key_file(KEY, "x", **QUICK)) | {"memory_bytes": 2**31})
+    limited = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**31, limited[1]))
+    try:
+        with pytest.raises(LocalError, match="2147483648 bytes of memory"):
+            load_key_file(text, "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limited)
