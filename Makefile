@@ -8,7 +8,7 @@ RUN := OMP_NUM_THREADS=2 $(BIN)/python
 
 LIGHT_CLIENT := protocol-spec/examples/light-client-js
 
-.PHONY: devnet test test-js check format vectors bench-quick clean help
+.PHONY: devnet test test-js check format vectors bench-quick fuzz clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -61,4 +61,4 @@ fuzz: .venv/.installed ## fuzz every decoder for SECONDS each, two at a time (ON
 
 clean: ## remove what the other targets made
 	rm -rf $(LIGHT_CLIENT)/node_modules
-	rm -rf .venv .devnet .devnet-cache build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .devnet .fuzz .devnet-cache build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
