@@ -1,0 +1,111 @@
+"""Consensus over the gossip mesh: lossy links, sparse networks, many validators, and how many messages it takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+import trio.testing
+
+from deepshard.identity import SecretKey
+from deepshard.ledger.onion import OnionChain
+from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator
+from deepshard.ledger.transactions import Transfer
+from deepshard.primitives import UNITS_PER_TOKEN as TOKEN
+from deepshard.primitives import content_digest
+from deepshard.testing.builders import SMALL_PARAMS
+from deepshard.testing.chain_cluster import ChainCluster, FullNode
+from deepshard.wire.messages import BlockProposal, Graft, IDontWant, IHave, IWant, Message, Prune, Transactions, Votes
+
+GOSSIP = (BlockProposal, Votes, Transactions, Graft, Prune, IHave, IWant, IDontWant)
+ALICE = SecretKey(content_digest(b"alice"))
+
+
+@asynccontextmanager
+async def validators(count: int, folder: Path) -> AsyncIterator[tuple[ChainCluster, list[FullNode]]]:
+    """Validators without links."""
+    keys = sorted((SecretKey(content_digest(b"%d" % n)) for n in range(count)), key=lambda key: key.address)
+    onions = {key.address: OnionChain(key.seed, 500) for key in keys}
+    genesis = Genesis(
+        chain_id="mesh-test",
+        time_ms=1_700_000_000_000,
+        params=SMALL_PARAMS,
+        validators=tuple(GenesisValidator(key.public, 1000 * TOKEN, onions[key.address].tip) for key in keys),
+        accounts=(GenesisAccount(ALICE.address, 1000 * TOKEN),),
+        manifest=content_digest(b"manifest"),
+        weights_root=content_digest(b"weights"),
+        heldout=(content_digest(b"h"),),
+        general=(content_digest(b"g"),),
+        canaries=(content_digest(b"c"),),
+    )
+    async with trio.open_nursery() as nursery:
+        cluster = ChainCluster(genesis, onions, folder, nursery)
+        yield cluster, [cluster.start(f"v{number}", key) for number, key in enumerate(keys)]
+        nursery.cancel_scope.cancel()
+
+
+def lose(cluster: ChainCluster, share: float, seed: int) -> None:
+    rng = Random(seed)
+
+    def tamper(sender: str, receiver: str, message: Message, attachment: bytes) -> tuple[Message, bytes] | None:
+        return None if isinstance(message, GOSSIP) and rng.random() < share else (message, attachment)
+
+    cluster.network.tamper = tamper
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2])
+async def test_lost_gossip_slows_consensus_but_does_not_stop_it(
+    share: float, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with validators(5, tmp_path) as (cluster, nodes):
+        lose(cluster, share, seed=3)
+        cluster.connect(*nodes)
+        await cluster.reach(20, nodes, within_s=80)
+        assert all(node.port.penalties == [] for node in nodes)
+
+
+async def test_votes_and_blocks_cross_a_ring(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    """Nobody hears more than two others directly, so everything has to be passed on three times."""
+    async with validators(7, tmp_path) as (cluster, nodes):
+        for one, other in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
+            cluster.connect(one, other)
+        follower = cluster.start("alice", ALICE)
+        cluster.connect(follower, nodes[0])
+        await follower.wallet.send(Transfer(nodes[3].key.address, 1))
+        await cluster.reach(follower.view.height + 10, [follower, *nodes], within_s=60)
+        assert all(node.port.penalties == [] for node in [follower, *nodes])
+
+
+async def test_a_lossy_ring_still_decides(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with validators(5, tmp_path) as (cluster, nodes):
+        lose(cluster, 0.2, seed=4)
+        for one, other in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
+            cluster.connect(one, other)
+        await cluster.reach(10, nodes, within_s=120)
+
+
+async def test_twenty_validators_send_each_vote_a_bounded_number_of_times(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    sent: Counter[str] = Counter()
+
+    def count(sender: str, receiver: str, message: Message, attachment: bytes) -> tuple[Message, bytes]:
+        sent[type(message).__name__] += len(message.votes) if isinstance(message, Votes) else 1
+        return message, attachment
+
+    async with validators(20, tmp_path) as (cluster, nodes):
+        cluster.network.tamper = count
+        cluster.connect(*nodes)
+        await cluster.reach(3, nodes, within_s=60)
+        before, sent_before = max(node.view.height for node in nodes), dict(sent)
+        await cluster.reach(before + 6, nodes, within_s=60)
+        blocks = max(node.view.height for node in nodes) - before
+        votes = (sent["Votes"] - sent_before["Votes"]) / (blocks * 40)
+        # Two votes of each validator a block: each goes to 19 by its author; others pass it on to few of their meshes.
+        assert 15 <= votes <= 19 * 13
+        assert (sent["BlockProposal"] - sent_before["BlockProposal"]) / blocks <= 20 * 13
