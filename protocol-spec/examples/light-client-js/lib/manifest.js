@@ -1,4 +1,4 @@
-// Manifests: what a version of the weights consists of, and the rules that one has to keep (chapter 8).
+// Manifests: what a version of the weights consists of, and the rules that one has to keep (8.2, 8.3).
 
 import { malformed, RemoteError } from './errors.js';
 import * as limits from './limits.js';
@@ -9,10 +9,10 @@ import { count, digest } from './types.js';
 
 export const ZERO_DIGEST = Buffer.alloc(32);
 
-/** Bytes of an element, in the order of dtypes within a chunk. */
+/** Bytes of an element (8.2/3), in the order of dtypes within a chunk (8.4/3). */
 export const ITEM_BYTES = Object.freeze({ bf16: 2, f16: 2, f32: 4, i8: 1 });
 
-/** Text of a pattern. */
+/** Text of a pattern (8.2/2). */
 function named(pattern, most) {
   const of = text(most, 1);
   const matching = (value) => {
@@ -52,7 +52,7 @@ const refuse = (name, message) => {
   throw new RemoteError(name, message);
 };
 
-/** A manifest that keeps every rule, from its encoding. */
+/** A manifest that keeps every rule, from its encoding (8.3/1). */
 export function decodeManifest(data) {
   const manifest = decode(data, Manifest, limits.MANIFEST_BYTES_MAX);
   checkTensors(manifest);
@@ -63,12 +63,12 @@ export function decodeManifest(data) {
   return manifest;
 }
 
-/** Root over the tensor table and the decoded digests. */
+/** Root over the tensor table and the decoded digests (8.2/7). */
 export function weightsRoot({ tensors, shards }) {
   return merkleRoot([encode(tensors, tensorTable), ...shards.map((shard) => shard.decodedDigest)]);
 }
 
-/** Check a manifest against the one that its deltas build on; both keep the rules by themselves. */
+/** Check a manifest against the one that its deltas build on; both keep the rules by themselves (8.3/2). */
 export function checkChild(manifest, parent) {
   const differs = (type, one, other) => !encode(one, type).equals(encode(other, type));
   const inconsistent = (message) => refuse('InconsistentBase', message);
@@ -83,7 +83,7 @@ export function checkChild(manifest, parent) {
   });
 }
 
-/** Number of rows: the first dimension, 1 for a scalar. */
+/** Number of rows: the first dimension, 1 where there is none (8.2/3). */
 const rowsOf = ({ shape }) => shape[0] ?? 1;
 
 const rowBytesOf = ({ dtype, shape }) => shape.slice(1).reduce((product, size) => product * BigInt(size), BigInt(ITEM_BYTES[dtype]));
@@ -97,7 +97,7 @@ function checkTensors({ tensors }) {
   }
 }
 
-/** Dtype and bytes of each slice of a shard, in the order of its decoded bytes. */
+/** Dtype and bytes of each slice of a shard, in the order of its decoded bytes (8.2/4, 8.2/5); no number overflows (8.3/3). */
 export function spansOf(tensors, slices) {
   let total = 0n;
   return slices.map(({ tensor: number, rowStart, rowCount }) => {

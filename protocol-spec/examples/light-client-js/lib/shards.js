@@ -1,4 +1,4 @@
-// Chunks: how the decoded bytes of a shard are stored and sent (chapter 8).
+// Chunks: how the decoded bytes of a shard are stored and sent (8.4).
 
 import { RemoteError } from './errors.js';
 import { ITEM_BYTES, spansOf } from './manifest.js';
@@ -15,15 +15,16 @@ const corrupt = (message) => new RemoteError('CorruptChunk', message);
  * Throws CorruptChunk.
  */
 export function decodeShard(manifest, entry, chunk, base = null) {
+  // 8.4/6
   if (chunk.length !== entry.chunkBytes) throw corrupt(`chunk of ${chunk.length} bytes, the manifest says ${entry.chunkBytes}`);
   if (!contentAddress(chunk).equals(entry.chunk)) throw corrupt('chunk with another address than the manifest names');
   const decoded = entry.codec === 'raw' ? chunk : decodePlanes(chunk, spansOf(manifest.tensors, entry.slices));
-  if (entry.codec === 'xor-planes') for (let i = 0; i < decoded.length; i += 1) decoded[i] ^= base[i];
-  if (!contentAddress(decoded).equals(entry.decodedDigest)) throw corrupt('chunk that does not decode to what the manifest names');
+  if (entry.codec === 'xor-planes') for (let i = 0; i < decoded.length; i += 1) decoded[i] ^= base[i]; // 8.4/2
+  if (!contentAddress(decoded).equals(entry.decodedDigest)) throw corrupt('chunk does not decode to what the manifest names'); // 8.4/8
   return decoded;
 }
 
-/** Planes of a chunk, joined into elements and laid out slice by slice. */
+/** Planes of a chunk, joined into elements and laid out slice by slice (8.4/3). */
 export function decodePlanes(chunk, spans) {
   const sizes = Object.keys(ITEM_BYTES)
     .map((dtype) => ({ dtype, bytes: spans.reduce((sum, span) => (span.dtype === dtype ? sum + span.bytes : sum), 0) }))
@@ -41,7 +42,7 @@ export function decodePlanes(chunk, spans) {
   );
 }
 
-/** The planes, each of the length that the manifest gives it. */
+/** The planes, each of the length that the manifest gives it (8.4/4, 8.4/7). */
 function readPlanes(chunk, lengths) {
   const headerBytes = 1 + 4 * lengths.length;
   if (chunk.length < headerBytes) throw corrupt(`chunk of ${chunk.length} bytes, its header has ${headerBytes}`);
@@ -60,6 +61,7 @@ function readPlanes(chunk, lengths) {
   return planes;
 }
 
+/** 8.4/5 */
 function readPlane(piece, length, isFrame) {
   if (!isFrame) {
     if (piece.length !== length) throw corrupt(`stored plane of ${piece.length} bytes, expected ${length}`);

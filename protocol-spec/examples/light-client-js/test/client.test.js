@@ -7,6 +7,7 @@ import { Manifest, weightsRoot, ZERO_DIGEST } from '../lib/manifest.js';
 import { Kind } from '../lib/messages.js';
 import { encode, list, record, tuple } from '../lib/msgpack.js';
 import { blockCount, contentAddress } from '../lib/ranges.js';
+import { decodePlanes } from '../lib/shards.js';
 import { run } from '../lib/steps.js';
 import { amount, count, digest, height, publicKey } from '../lib/types.js';
 import { FakeNode, makeChain, Trie } from './fake-node.js';
@@ -101,7 +102,7 @@ async function follow({ newest = BASE, blocks = (chain) => chain, blobs = BLOBS,
   return { steps, error, goodbyes: node.goodbyes, of: (name) => steps.filter(({ step }) => step === name) };
 }
 
-async function refusal(name, options) {
+async function isRefused(name, options) {
   const { error, goodbyes } = await follow(options);
   assert.equal(error?.name, name, error?.stack ?? 'it was accepted');
   assert.deepEqual(goodbyes.map(({ reason }) => reason), [5]); // 5.8/5
@@ -154,37 +155,47 @@ const second = (lie) => {
 
 test('a header that was not certified is refused', async () => {
   const forge = (change) => ({ blocks: (chain) => chain.map((parts, i) => (i === 1 ? change(parts, chain) : parts)) });
-  await refusal('InvalidLightBlock', forge(([header, certificate, set]) => [flip(header, header.length - 1), certificate, set]));
-  await refusal('InvalidLightBlock', forge(([header, certificate, set]) => [header, flip(certificate, certificate.length - 1), set]));
-  await refusal('InvalidLightBlock', forge(([header, , set], chain) => [header, chain[0][1], set]));
-  await refusal('MalformedMessage', forge(([header, certificate, set]) => [header, certificate, flip(set, 10)]));
-  await refusal('InvalidLightBlock', { blocks: (chain) => [chain[1], chain[0], ...chain.slice(2)] });
-  await refusal('MalformedMessage', { lie: lieAbout(Kind.HEADERS, ({ headers }) => ({ headers: [...headers, ...headers] })) });
+  await isRefused('InvalidLightBlock', forge(([header, certificate, set]) => [flip(header, header.length - 1), certificate, set]));
+  await isRefused('InvalidLightBlock', forge(([header, certificate, set]) => [header, flip(certificate, certificate.length - 1), set]));
+  await isRefused('InvalidLightBlock', forge(([header, , set], chain) => [header, chain[0][1], set]));
+  await isRefused('MalformedMessage', forge(([header, certificate, set]) => [header, certificate, flip(set, 10)]));
+  await isRefused('InvalidLightBlock', { blocks: (chain) => [chain[1], chain[0], ...chain.slice(2)] });
+  await isRefused('MalformedMessage', { lie: lieAbout(Kind.HEADERS, ({ headers }) => ({ headers: [...headers, ...headers] })) });
 });
 
 test('a proof that does not hold is refused', async () => {
-  await refusal('MalformedMessage', { lie: lieAbout(Kind.PROOF_REPLY, ({ value }) => ({ value: value && flip(value, value.length - 1) })) });
-  await refusal('MalformedMessage', { lie: lieAbout(Kind.PROOF_REPLY, () => ({ value: null })) });
-  await refusal('MalformedMessage', { lie: lieAbout(Kind.PROOF_REPLY, ({ proof }) => ({ proof: flip(proof, proof.length - 2) })) });
+  await isRefused('MalformedMessage', { lie: lieAbout(Kind.PROOF_REPLY, ({ value }) => ({ value: value && flip(value, value.length - 1) })) });
+  await isRefused('MalformedMessage', { lie: lieAbout(Kind.PROOF_REPLY, () => ({ value: null })) });
+  await isRefused('MalformedMessage', { lie: lieAbout(Kind.PROOF_REPLY, ({ proof }) => ({ proof: flip(proof, proof.length - 2) })) });
 });
 
 test('a range that does not lead to its address is refused', async () => {
-  await refusal('CorruptRange', { lie: second(lieAbout(Kind.RANGE_REPLY, ({ attachment }) => ({ attachment: flip(attachment, 5) }))) });
-  await refusal('CorruptRange', { lie: second(lieAbout(Kind.RANGE_REPLY, ({ proof }) => ({ proof: [noise(32), ...proof.slice(1)] }))) });
-  await refusal('MalformedMessage', { lie: lieAbout(Kind.RANGE_REPLY, ({ size }) => ({ size: size + 1 })) });
-  await refusal('MalformedMessage', { lie: second(lieAbout(Kind.RANGE_REPLY, ({ proof }) => ({ proof: proof.slice(1) }))) });
-  await refusal('MalformedMessage', { lie: second(lieAbout(Kind.RANGE_REPLY, ({ attachment }) => ({ attachment: attachment.subarray(1) }))) });
-  await refusal('MalformedMessage', { lie: lieAbout(Kind.RANGE_REPLY, () => ({ digest: noise(32) })) });
-  await refusal('MalformedMessage', { lie: lieAbout(Kind.RANGE_REPLY, () => ({ firstBlock: 1 })) });
-  await refusal('OversizedMessage', { lie: second(lieAbout(Kind.RANGE_REPLY, () => ({ size: 8 * 1024 * 1024 }))) });
+  await isRefused('CorruptChunk', { lie: second(lieAbout(Kind.RANGE_REPLY, ({ attachment }) => ({ attachment: flip(attachment, 5) }))) });
+  await isRefused('CorruptChunk', { lie: second(lieAbout(Kind.RANGE_REPLY, ({ proof }) => ({ proof: [noise(32), ...proof.slice(1)] }))) });
+  await isRefused('MalformedMessage', { lie: lieAbout(Kind.RANGE_REPLY, ({ size }) => ({ size: size + 1 })) });
+  await isRefused('MalformedMessage', { lie: second(lieAbout(Kind.RANGE_REPLY, ({ proof }) => ({ proof: proof.slice(1) }))) });
+  await isRefused('MalformedMessage', { lie: second(lieAbout(Kind.RANGE_REPLY, ({ attachment }) => ({ attachment: attachment.subarray(1) }))) });
+  await isRefused('MalformedMessage', { lie: lieAbout(Kind.RANGE_REPLY, () => ({ digest: noise(32) })) });
+  await isRefused('MalformedMessage', { lie: lieAbout(Kind.RANGE_REPLY, () => ({ firstBlock: 1 })) });
+  await isRefused('MalformedMessage', { lie: lieAbout(Kind.RANGE_REPLY, () => ({ status: 1 })) });
+  await isRefused('OversizedMessage', { lie: second(lieAbout(Kind.RANGE_REPLY, () => ({ size: 8 * 1024 * 1024 }))) });
 });
 
 test('what the peer does not have is an answer, not a fault', async () => {
   const { error, goodbyes } = await follow({ blobs: [BASE.manifest] });
   assert.match(error.message, /answered NOT_FOUND/);
   assert.deepEqual(goodbyes.map(({ reason }) => reason), [0]);
-  const busy = await follow({ lie: lieAbout(Kind.RANGE_REPLY, () => ({ status: 2, attachment: Buffer.alloc(0), proof: [], size: 0 })) });
-  assert.match(busy.error.message, /answered NOT_LICENSED/);
+  const refusal = (status) => lieAbout(Kind.RANGE_REPLY, () => ({ status, attachment: Buffer.alloc(0), proof: [], size: 0 }));
+  const refused = await follow({ lie: refusal(2) });
+  assert.match(refused.error.message, /answered NOT_LICENSED/);
+  const busy = await follow({ lie: second(refusal(3)) }); // once
+  assert.equal(busy.error, null, busy.error?.stack);
+  assert.equal(busy.of('blob').at(-1).requests, Math.ceil(blockCount(BASE.chunk.length) / 64) + 1);
   const none = await follow({ settings: { shard: 1 } });
   assert.equal(none.error.name, 'UsageError');
+});
+
+test('the example of 8.4: two bf16 elements, 1.0 and -2.0', () => {
+  const chunk = Buffer.from('0102000000020000007f800001', 'hex');
+  assert.equal(decodePlanes(chunk, [{ dtype: 'bf16', bytes: 4 }]).toString('hex'), '803f00c0');
 });
