@@ -106,7 +106,7 @@ def parse_type(text: str, named: Mapping[str, Shape]) -> Shape:
     bounded = re.fullmatch(r"(bytes|str|int|list)\((.+?)\.\.(.+?)\)(?: of (.+))?", text)
     if bounded:
         kind, low, high, of = bounded.groups()
-        bounds = (number(low), number(high))
+        bounds = (number(low), None if high == "any" else number(high))
         return (kind, *bounds, parse_type(of, named)) if of else (kind, *bounds)
     if text.startswith("list of "):
         return ("list", 0, None, parse_type(text.removeprefix("list of "), named))
