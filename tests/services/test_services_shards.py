@@ -60,6 +60,7 @@ async def test_blobs_come_from_several_peers_and_are_stored(tmp_path: Path) -> N
         assert (again.verified, again.present) == (0, 20)
 
 
+@pytest.mark.clause("8.1/3", "8.6/7", "8.8/5", "6.4/24")
 async def test_a_corrupt_peer_is_named_banned_and_its_blobs_come_from_others(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -80,6 +81,7 @@ async def test_a_corrupt_peer_is_named_banned_and_its_blobs_come_from_others(
         assert [buyer.store.get(digest) for digest in DIGESTS] == BLOBS
 
 
+@pytest.mark.clause("8.6/8")
 async def test_four_peers_one_corrupt_one_vanishing_one_stalling(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with running(tmp_path) as cluster:
         for name in ("corrupt", "vanishing", "stalling", "honest"):
@@ -107,6 +109,7 @@ async def test_four_peers_one_corrupt_one_vanishing_one_stalling(tmp_path: Path,
         assert [cluster.network.name_of(peer) for peer in report.corrupt_from] == ["corrupt"]
         assert {cluster.network.name_of(peer) for peer in report.bytes_by_peer} <= {"vanishing", "honest"}
         assert trio.current_time() - started <= 10.0
+        assert {name for name, _ in buyer.port.penalties} == {"corrupt"}
         assert [buyer.store.get(digest) for digest in DIGESTS] == BLOBS
 
 
@@ -152,6 +155,7 @@ async def test_a_peer_that_comes_later_and_a_blob_that_appears_later_are_found(
         assert buyer.store.digests() == sorted(DIGESTS[:8])
 
 
+@pytest.mark.clause("8.6/8")
 async def test_an_unlicensed_buyer_is_told_so_and_gets_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
     licensed: set[bytes] = set()
 
@@ -175,6 +179,7 @@ async def test_an_unlicensed_buyer_is_told_so_and_gets_nothing(tmp_path: Path, a
             assert buyer.store.digests() == [DIGESTS[0]]
             licensed.add(buyer.key)
         assert len(buyer.store.digests()) == 20
+        assert buyer.port.penalties == []
 
 
 async def test_nobody_there_is_said_and_filters_are_kept(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -195,6 +200,7 @@ async def test_nobody_there_is_said_and_filters_are_kept(tmp_path: Path, autojum
         assert a.exchange.stats.served_bytes == {}
 
 
+@pytest.mark.clause("8.1/3", "8.6/3")
 async def test_what_rots_on_disk_is_not_served_and_mended_from_peers(
     tmp_path: Path, autojump_clock: MockClock, logs: list[Any]
 ) -> None:
@@ -283,6 +289,7 @@ NONSENSE: dict[str, tuple[type[Message], Callable[[Any, bytes], tuple[Message, b
 
 
 @pytest.mark.clause("6.4/22", "6.4/23", "6.4/24")
+@pytest.mark.clause("8.5/2", "8.6/5", "8.6/6", "6.4/22", "6.4/23")
 @pytest.mark.parametrize("case", NONSENSE)
 async def test_nonsense_is_penalised_and_gets_nowhere(case: str, tmp_path: Path, autojump_clock: MockClock) -> None:
     kind, change, fact = NONSENSE[case]
@@ -300,6 +307,7 @@ async def test_nonsense_is_penalised_and_gets_nowhere(case: str, tmp_path: Path,
         assert buyer.store.digests() == []
 
 
+@pytest.mark.clause("6.1/4")
 @pytest.mark.clause("6.1/4")
 async def test_unasked_answers_change_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with running(tmp_path) as cluster:
@@ -352,6 +360,7 @@ async def test_a_peer_that_comes_back_is_asked_at_once(tmp_path: Path, autojump_
         assert buyer.store.digests() == [DIGESTS[0]]
 
 
+@pytest.mark.clause("8.6/4")
 async def test_a_silent_peer_gets_busy_beyond_its_share_and_others_are_served(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -375,6 +384,7 @@ async def test_a_silent_peer_gets_busy_beyond_its_share_and_others_are_served(
         assert statuses.count(BlobStatus.BUSY) == 4  # and the rest was dropped
 
 
+@pytest.mark.clause("8.5/1", "6.4/22")
 async def test_have_answers_only_what_would_be_served(tmp_path: Path) -> None:
     async with running(tmp_path, disk_threads=4) as cluster:
         seed = cluster.node("seed", BLOBS[:9], may_fetch=lambda _peer, digest: digest != DIGESTS[1])

@@ -27,7 +27,7 @@ from deepshard.services.shards_requests import RangeAnswer
 from deepshard.shards.errors import CorruptChunk
 from deepshard.shards.swarm import Part
 from deepshard.testing.virtual_time import pass_time
-from deepshard.wire.messages import BlobReply, BlobStatus, HaveReply, Message, RangeReply, RangeRequest
+from deepshard.wire.messages import BlobReply, BlobStatus, HaveReply, HaveRequest, Message, RangeReply, RangeRequest
 
 RANGE_BYTES = RANGE_BLOCKS_MAX * CONTENT_BLOCK_BYTES
 DATA = expand(b"a chunk", "range exchange tests", 3 * RANGE_BYTES + 5)
@@ -87,6 +87,7 @@ def _partial(node: Node) -> Path:
     return node.store.root / "partial" / DIGEST.hex()
 
 
+@pytest.mark.clause("8.8/2")
 async def test_several_peers_bring_the_ranges_of_one_blob(tmp_path: Path) -> None:
     async with running(tmp_path, disk_threads=4) as cluster:
         a, b = cluster.node("a", [DATA]), cluster.node("b", [DATA])
@@ -108,13 +109,14 @@ async def test_several_peers_bring_the_ranges_of_one_blob(tmp_path: Path) -> Non
         assert not _partial(buyer).exists()
 
 
+@pytest.mark.clause("8.7/1", "8.8/2")
 @pytest.mark.parametrize("size", [RANGE_BYTES, RANGE_BYTES + 1, 8 << 20, None])
 async def test_blobs_of_a_range_or_unknown_size_come_whole_and_a_wrong_size_does_no_harm(
     size: int | None, tmp_path: Path
 ) -> None:
     blobs = [DATA, DATA[:100], b""]
     async with running(tmp_path, disk_threads=4) as cluster:
-        cluster.node("seed", blobs)
+        seed = cluster.node("seed", blobs)
         buyer = cluster.node("buyer")
         cluster.network.connect("buyer", "seed")
         kinds: list[type[Message]] = []
@@ -129,9 +131,10 @@ async def test_blobs_of_a_range_or_unknown_size_come_whole_and_a_wrong_size_does
             (False, True) if size in {None, RANGE_BYTES} else (True, False)
         )
         assert sorted(buyer.store.digests()) == sorted(content_digest(data) for data in blobs)
-        assert buyer.port.penalties == []
+        assert seed.port.penalties == buyer.port.penalties == []
 
 
+@pytest.mark.clause("8.8/3")
 @pytest.mark.parametrize("came", [1, 2, 3])
 async def test_when_a_sender_vanishes_mid_chunk_the_next_goes_on_and_no_byte_comes_twice(
     came: int, tmp_path: Path, autojump_clock: MockClock
@@ -155,6 +158,7 @@ async def test_when_a_sender_vanishes_mid_chunk_the_next_goes_on_and_no_byte_com
         assert buyer.port.penalties == []
 
 
+@pytest.mark.clause("8.8/3")
 @pytest.mark.parametrize("size", [len(DATA), None])
 async def test_a_download_goes_on_after_a_restart_and_no_byte_comes_twice(
     size: int | None, tmp_path: Path, autojump_clock: MockClock
@@ -179,7 +183,7 @@ async def test_a_download_goes_on_after_a_restart_and_no_byte_comes_twice(
         assert buyer.store.get(DIGEST) == DATA
 
 
-@pytest.mark.clause("8.3/8", "8.4/1")
+@pytest.mark.clause("8.8/1", "8.8/5")
 async def test_a_corrupt_sender_is_known_at_its_first_corrupt_range_and_the_rest_is_kept(
     tmp_path: Path, autojump_clock: MockClock, logs: list[Any]
 ) -> None:
@@ -220,7 +224,7 @@ REPLACED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 }
 
 
-@pytest.mark.clause("8.3/3", "8.3/4", "8.3/5", "8.3/6", "8.3/7")
+@pytest.mark.clause("8.6/5", "8.6/6", "8.7/4", "8.7/5", "1.5/7")
 @pytest.mark.parametrize("case", REPLACED)
 async def test_malformed_range_replies_are_penalised_and_nothing_is_kept(
     case: str, tmp_path: Path, autojump_clock: MockClock
@@ -258,7 +262,7 @@ TAMPERED: dict[str, tuple[Change, type[Exception], str]] = {
 }
 
 
-@pytest.mark.clause("8.3/3", "8.3/4", "8.3/5", "8.3/6", "8.3/7")
+@pytest.mark.clause("8.6/5", "8.6/6", "8.7/4", "8.7/5", "1.5/7")
 @pytest.mark.parametrize("case", TAMPERED)
 async def test_range_replies_of_wrong_form_are_penalised_and_nothing_is_kept(
     case: str, tmp_path: Path, autojump_clock: MockClock
@@ -282,7 +286,7 @@ async def _expect_blame(root: Path, change: Change, kind: type[Exception], fact:
         assert buyer.store.partial(DIGEST) is None
 
 
-@pytest.mark.clause("8.1/6")
+@pytest.mark.clause("6.1/4")
 async def test_unasked_ranges_change_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with running(tmp_path) as cluster:
         seed, buyer = cluster.node("seed"), cluster.node("buyer")
@@ -310,7 +314,7 @@ async def _ask(
     return replies
 
 
-@pytest.mark.clause("8.3/2", "8.3/3", "8.3/4")
+@pytest.mark.clause("8.6/1", "8.7/3")
 async def test_ranges_are_served_with_their_proof_and_cut_at_the_end(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with running(tmp_path) as cluster:
         seed = cluster.node("seed", [DATA, b""])
@@ -320,7 +324,9 @@ async def test_ranges_are_served_with_their_proof_and_cut_at_the_end(tmp_path: P
             RangeRequest(3, DIGEST, 190, 64),
             RangeRequest(4, content_digest(b""), 0, 64),
         ]
-        replies = {reply.request: (reply, data) for reply, data in await _ask(cluster, seed, *requests)}
+        answered = await _ask(cluster, seed, *requests)
+        replies = {reply.request: (reply, data) for reply, data in answered}
+        assert len(answered) == len(replies) == 4
         for number, first, count in ((1, 0, 1), (2, 100, 3), (3, 190, 3)):
             proof = range_proof(LEAVES, first, count)
             expected = RangeReply(number, DIGEST, BlobStatus.FOUND, len(DATA), first, proof)
@@ -329,7 +335,7 @@ async def test_ranges_are_served_with_their_proof_and_cut_at_the_end(tmp_path: P
         assert replies[4] == (RangeReply(4, content_digest(b""), BlobStatus.FOUND, 0, 0, ()), b"")
 
 
-@pytest.mark.clause("8.3/1")
+@pytest.mark.clause("8.7/2")
 async def test_who_asks_beyond_the_end_is_penalised_and_not_answered(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with running(tmp_path) as cluster:
         seed = cluster.node("seed", [DATA])
@@ -341,20 +347,36 @@ async def test_who_asks_beyond_the_end_is_penalised_and_not_answered(tmp_path: P
         assert all(isinstance(error, MalformedMessage) for _, error in seed.port.penalties)
 
 
-@pytest.mark.clause("8.1/3", "8.1/4", "8.1/5")
+@pytest.mark.clause("8.5/1")
+async def test_a_blob_that_has_come_in_part_isnt_offered(tmp_path: Path) -> None:
+    async with running(tmp_path, disk_threads=4) as cluster:
+        seed = cluster.node("seed", [DATA[:5]])
+        seed.store.put_range(DIGEST, DATA[:RANGE_BYTES], size=len(DATA), first=0)
+        asker = cluster.network.join("asker")
+        cluster.network.connect("seed", "asker")
+        await asker.send(seed.key, HaveRequest(5, (DIGEST, content_digest(DATA[:5]))))
+        async for event in asker.events:
+            message = getattr(event, "message", None)
+            if message is not None:
+                assert message == HaveReply(5, b"\2")
+                break
+
+
+@pytest.mark.clause("8.6/2", "8.6/5")
 async def test_ranges_are_refused_as_blobs_are(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def may_fetch(peer: PeerInfo, _digest: bytes) -> bool:
-        return peer.remote != "stranger:0"
+        return not peer.remote.startswith("stranger")
 
     async with running(tmp_path) as cluster:
         seed = cluster.node("seed", [DATA], may_fetch=may_fetch)
         absent = RangeReply(1, bytes(32), BlobStatus.NOT_FOUND, 0, 7, ())
         assert await _ask(cluster, seed, RangeRequest(1, bytes(32), 7, 1)) == [(absent, b"")]
+        assert await _ask(cluster, seed, RangeRequest(1, bytes(32), 7, 1), name="stranger") == [(absent, b"")]
         # Not even whether there is such a block is said to who has no licence.
         refused = RangeReply(1, DIGEST, BlobStatus.NOT_LICENSED, 0, 999, ())
-        assert await _ask(cluster, seed, RangeRequest(1, DIGEST, 999, 1), name="stranger") == [(refused, b"")]
+        assert await _ask(cluster, seed, RangeRequest(1, DIGEST, 999, 1), name="stranger 2") == [(refused, b"")]
 
         def broken(_digest: bytes, _first: int, _count: int) -> bytes:
             raise LocalError("cannot read")
@@ -365,6 +387,7 @@ async def test_ranges_are_refused_as_blobs_are(
         assert seed.port.penalties == []
 
 
+@pytest.mark.clause("8.5/4", "8.6/3", "8.6/8")
 async def test_what_rots_between_two_ranges_isnt_served_and_is_repaired(
     tmp_path: Path, autojump_clock: MockClock, logs: list[Any]
 ) -> None:
@@ -393,6 +416,7 @@ async def test_what_rots_between_two_ranges_isnt_served_and_is_repaired(
         assert {"chunk.corrupt", "chunk.repaired"} <= {entry["event"] for entry in logs}
 
 
+@pytest.mark.clause("8.8/4")
 async def test_a_partial_that_rots_is_fetched_again_without_blaming_the_peer(
     tmp_path: Path, autojump_clock: MockClock, logs: list[Any]
 ) -> None:

@@ -108,11 +108,30 @@ def test_random_bytes_are_stored_not_inflated() -> None:
     assert decode_shard(chunk, [("f32", len(decoded))], "planes") == decoded
 
 
+@pytest.mark.clause("8.4/9")
+def test_a_chunk_may_be_compressed_in_any_way() -> None:
+    decoded = bytes(range(64)) * 64
+    spans: Spans = [("bf16", len(decoded))]
+    chunks = {encode_shard(decoded, spans, "planes", level=level) for level in (-5, 1, 3, 19)}
+    planes = decoded[1::2], decoded[::2]
+    chunks.add(_chunk_of(*((_rotated(planes)[k], False) for k in (0, 1))))
+    assert len(chunks) > 2
+    assert {decode_shard(chunk, spans, "planes") for chunk in chunks} == {decoded}
+
+
+def _rotated(planes: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """High and low bytes of 16-bit elements after the rotation of clause 8.4/3, word for word."""
+    elements = [high << 8 | low for high, low in zip(*planes, strict=True)]
+    turned = [(element << 1 | element >> 15) & 0xFFFF for element in elements]
+    return bytes(element >> 8 for element in turned), bytes(element & 0xFF for element in turned)
+
+
 def _chunk_of(*planes: tuple[bytes, bool]) -> bytes:
     table = [len(data) | (int(is_frame) << 31) for data, is_frame in planes]
     return struct.pack(f"<B{len(table)}I", 1, *table) + b"".join(data for data, _ in planes)
 
 
+@pytest.mark.clause("8.4/5", "8.4/7")
 @pytest.mark.parametrize(
     ("chunk", "reason"),
     [
@@ -139,6 +158,7 @@ def test_broken_chunks_are_corrupt(chunk: bytes, reason: str) -> None:
     assert caught.value.shard == "layer"
 
 
+@pytest.mark.clause("8.4/7")
 def test_a_bomb_is_refused_by_its_declared_size() -> None:
     bomb = zstandard.ZstdCompressor(level=19).compress(bytes(64 << 20))
     assert len(bomb) < 10_000
@@ -146,6 +166,7 @@ def test_a_bomb_is_refused_by_its_declared_size() -> None:
         decode_shard(_chunk_of((bomb, True)), [("i8", 1 << 20)], "planes")
 
 
+@pytest.mark.clause("8.4/5", "8.4/7")
 def test_a_frame_that_declares_less_than_it_holds_is_refused() -> None:
     frame = bytearray(zstandard.ZstdCompressor(level=19).compress(bytes(64 << 20)))
     assert zstandard.get_frame_parameters(bytes(frame)).content_size == 64 << 20
@@ -199,6 +220,7 @@ def test_a_delta_entry_needs_its_very_base() -> None:
         decode_and_verify(entry, TENSORS, chunk, DECODED)
 
 
+@pytest.mark.clause("8.4/6")
 def test_a_wrong_chunk_is_named_before_it_is_decompressed() -> None:
     entry, chunk = encode_entry(TENSORS, SLICES, DECODED)
     flipped = bytes([chunk[0] ^ 1]) + chunk[1:]
@@ -207,6 +229,7 @@ def test_a_wrong_chunk_is_named_before_it_is_decompressed() -> None:
     assert caught.value.shard == "a.weight[10:50] and 1 more"
 
 
+@pytest.mark.clause("8.4/8")
 def test_a_manifest_that_lies_about_the_content_is_found_out() -> None:
     entry, chunk = encode_entry(TENSORS, SLICES, DECODED)
     lie = type(entry)(SLICES, 644, content_digest(b"else"), "planes", entry.chunk, entry.chunk_bytes, ZERO_DIGEST)

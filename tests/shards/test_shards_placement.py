@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,11 +31,37 @@ def test_the_fixed_point_logarithm_is_the_logarithm(value: int) -> None:
     assert abs(log2_fixed(value) / 2**32 - math.log2(value)) < 1e-8
 
 
+@pytest.mark.clause("8.10/2")
 def test_the_fixed_point_logarithm_at_known_points() -> None:
     assert [log2_fixed(1), log2_fixed(2), log2_fixed(2**64)] == [0, 1 << 32, 64 << 32]
     assert log2_fixed(3) == 6_807_362_105  # floor(log2(3) * 2^32)
 
 
+def _cost(key: bytes, address: bytes) -> int:
+    """Clause 8.10/2, word for word."""
+    argument = int.from_bytes(tagged_hash("placement", key, address)[:8], "little") + 1
+    position = argument.bit_length() - 1
+    m, r = argument * 2 ** (64 - position), position
+    for _ in range(32):
+        m = m * m // 2**64
+        b = m // 2**65
+        m //= 2**b
+        r = 2 * r + b
+    return 64 * 2**32 - r
+
+
+@pytest.mark.clause("8.10/1", "8.10/2", "8.10/3")
+@given(_validators, st.integers(0, 6), st.integers(0, 2**31 - 1))
+def test_holders_are_those_of_the_specification(
+    validators: list[tuple[bytes, int]], replication: int, row: int
+) -> None:
+    key = tagged_hash("shard position", b"layer.0", row.to_bytes(8, "little"))
+    assert shard_key("layer.0", row) == key
+    ranked = sorted((_cost(key, address) * 2**64 // weight, address) for address, weight in validators if weight)
+    assert holders(key, validators, replication) == tuple(address for _, address in ranked[:replication])
+
+
+@pytest.mark.clause("8.10/3")
 def test_a_known_placement_never_changes() -> None:
     validators = [(_address(number), weight) for number, weight in enumerate((10, 20, 30, 40))]
     table = [holders(key, validators, 2) for key in KEYS[:6]]
@@ -99,6 +126,7 @@ def test_every_shard_is_held_replication_times_and_equal_validators_share_evenly
     assert all(250 < len(shards) < 350 for shards in held.values())
 
 
+@pytest.mark.clause("8.10/1")
 def test_a_shards_key_is_its_position_whatever_the_version() -> None:
     def manifest(content: bytes) -> Manifest:
         shards = tuple(

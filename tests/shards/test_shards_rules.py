@@ -171,6 +171,7 @@ BROKEN: dict[str, tuple[Manifest, type[InvalidManifest], str]] = {
 }
 
 
+@pytest.mark.clause("8.3/1", "8.3/3")
 @pytest.mark.parametrize("case", BROKEN)
 def test_each_rule_broken_once(case: str) -> None:
     manifest, error, message = BROKEN[case]
@@ -201,6 +202,7 @@ def test_what_is_planned_and_encoded_is_a_valid_manifest_that_decodes(
         assert decode_and_verify(entry, manifest.tensors, chunk) == data
 
 
+@pytest.mark.clause("8.2/7")
 def test_the_weights_root_ignores_how_shards_are_stored_and_sees_what_they_hold() -> None:
     full = _manifest(content=NEW_CONTENT)
     assert full.weights_root == CHILD.weights_root != HONEST.weights_root
@@ -209,6 +211,7 @@ def test_the_weights_root_ignores_how_shards_are_stored_and_sees_what_they_hold(
     assert weights_root(renamed, HONEST.shards) != HONEST.weights_root
 
 
+@pytest.mark.clause("8.2/7")
 def test_a_shard_can_be_proven_under_the_weights_root() -> None:
     leaves = [encode(TENSORS), *(shard.decoded_digest for shard in HONEST.shards)]
     merkle_verify(HONEST.weights_root, HONEST.shards[1].decoded_digest, merkle_prove(leaves, 2))
@@ -224,6 +227,7 @@ CHILDREN: dict[str, tuple[Manifest, str]] = {
 }
 
 
+@pytest.mark.clause("8.3/2")
 @pytest.mark.parametrize("case", CHILDREN)
 def test_a_child_must_fit_its_parent(case: str) -> None:
     child, message = CHILDREN[case]

@@ -12,6 +12,7 @@ from spec_text import Shape, enumeration_text, parse_fields, rows, shape_of_fiel
 from deepshard.consensus import types as consensus
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.ledger import params, records, transactions, trie
+from deepshard.shards import manifest
 from deepshard.wire import handshake
 from deepshard.wire.messages import BlobStatus
 
@@ -23,6 +24,13 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], ...]] = {
         handshake.Reply,
         handshake.Finish,
         handshake.Refusal,
+    ),
+    "08-shards": (
+        manifest.Manifest,
+        manifest.TensorEntry,
+        manifest.ShardEntry,
+        manifest.TensorSlice,
+        manifest.FileEntry,
     ),
     "09-consensus": (consensus.Vote, consensus.Proposal),
     "10-blocks": (
