@@ -133,6 +133,26 @@ async def until(peer: RawPeer, matches: Callable[[Packet], bool], expected: str)
         raise peer.failed(expected, f"{ended.how} after {peer.last_read}") from None
 
 
+async def until_or_end(peer: RawPeer, matches: Callable[[Packet], bool]) -> Packet | None:
+    """The first packet that matches; None if the target leaves before. Messages that come before are kept.
+
+    Raises:
+        ClauseFailed: neither in time.
+    """
+    try:
+        with trio.fail_after(peer.timeout_s):
+            while True:
+                packet = await peer.read()
+                if matches(packet):
+                    return packet
+                if packet.message is not None:
+                    peer.messages.append(packet)
+    except trio.TooSlowError:
+        raise peer.failed("the next message or the end", f"neither within {peer.timeout_s:g} s") from None
+    except Ended:
+        return None
+
+
 async def message(
     peer: RawPeer, kind: type[M], where: Callable[[M], bool] = lambda _: True, *, expected: str = ""
 ) -> tuple[M, Packet]:
