@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from deepshard.wire.packets import GoodbyeReason
 from deepshard.wire.receiving import RawFrame
 from deepshard.wire.session import Session
 
-RECEIVE_BYTES: Final = 256 * KIB
+RECEIVE_BYTES: Final = 64 * KIB
 HANDSHAKE_RECEIVE_BYTES: Final = 4 * KIB
 SEND_BYTES: Final = 16 * KIB
 """Frames sealed together and given to the socket in one call, or one packet: what comes later may be more urgent."""
@@ -92,6 +93,8 @@ class Link:
         self._early: list[Event] = []
         self._error: RemoteError | None = None
         self._peer_left = False
+        self._burst_bytes = 0
+        """Read since others had their turn."""
         self._unsent: deque[memoryview] = deque()
         """Sealed and not yet taken by the kernel: what follows on the link must follow this."""
 
@@ -213,13 +216,23 @@ class Link:
                 since_checkpoint = 0
 
     async def _arrivals(self) -> list[Event]:
-        """Events of the next bytes, or of the timer that came first."""
-        received = None
-        with trio.move_on_at(self.session.next_deadline()):
-            try:
-                received = await self._stream.socket.recv_into(self._received)
-            except (OSError, trio.ClosedResourceError) as error:
-                raise LinkLost(f"connection lost: {error}") from None
+        """Events of the next bytes, or of the timer that came first.
+
+        Tries the socket before it asks the event loop: on a busy link that is a third of the cost of a read. Every so
+        many bytes others get their turn all the same.
+        """
+        received = self._receive_now()
+        if received is None:
+            self._burst_bytes = 0
+            with trio.move_on_at(self.session.next_deadline()):
+                while received is None:
+                    await self._ready(trio.lowlevel.wait_readable)
+                    received = self._receive_now()
+        else:
+            self._burst_bytes += received
+            if self._burst_bytes >= RECEIVE_BYTES:
+                self._burst_bytes = 0
+                await trio.lowlevel.checkpoint()
         now = trio.current_time()
         if received is None:
             return self.session.handle_timer(now)
@@ -229,6 +242,30 @@ class Link:
         self.traffic.bytes_in += received
         with memoryview(self._received) as view:
             return self.session.receive(view[:received], now)
+
+    def _receive_now(self) -> int | None:
+        """Bytes read into the buffer; None if there are none yet, 0 at the end."""
+        try:
+            return os.readv(self._stream.socket.fileno(), [self._received])
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise LinkLost(f"connection lost: {error}") from None
+
+    def _send_now(self, data: memoryview) -> int:
+        """Bytes that the kernel took."""
+        try:
+            return os.write(self._stream.socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise LinkLost(f"connection lost: {error}") from None
+
+    async def _ready(self, wait: Callable[[trio.socket.SocketType], Awaitable[None]]) -> None:
+        try:
+            await wait(self._stream.socket)
+        except (OSError, trio.ClosedResourceError) as error:
+            raise LinkLost(f"connection lost: {error}") from None
 
     async def _write(self) -> None:
         while True:
@@ -248,15 +285,17 @@ class Link:
         if len(buffers) > 1:
             buffers = [b"".join(buffers)]
         self._unsent.extend(memoryview(buffer) for buffer in buffers if buffer)
-        try:
-            with trio.fail_after(timeout_s):
-                while self._unsent:
-                    sent = await self._stream.socket.send(self._unsent[0])
-                    self.traffic.bytes_out += sent
-                    rest = self._unsent.popleft()[sent:]
-                    if rest:
-                        self._unsent.appendleft(rest)
-        except trio.TooSlowError:
-            raise LinkLost(f"the peer read nothing for {timeout_s:g} s") from None
-        except (OSError, trio.ClosedResourceError) as error:
-            raise LinkLost(f"connection lost: {error}") from None
+        deadline = trio.current_time() + timeout_s
+        while self._unsent:
+            sent = self._send_now(self._unsent[0])
+            if sent:
+                self.traffic.bytes_out += sent
+                rest = self._unsent.popleft()[sent:]
+                if rest:
+                    self._unsent.appendleft(rest)
+                continue
+            with trio.move_on_at(deadline) as scope:
+                await self._ready(trio.lowlevel.wait_writable)
+            if scope.cancelled_caught:
+                raise LinkLost(f"the peer read nothing for {timeout_s:g} s")
+        await trio.lowlevel.checkpoint()
