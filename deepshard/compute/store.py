@@ -1,6 +1,6 @@
 """The folder of content-addressed files that node and compute worker share.
 
-A blob lies at `root/ab/cdef...`, named after the BLAKE3 of its bytes. The node's chunk store keeps the same layout; the
+A blob lies at `root/ab/cdef...`, named after its content address. The node's chunk store keeps the same layout; the
 two rooms stand on one layer and don't import each other, and this side needs only to read and to add.
 """
 

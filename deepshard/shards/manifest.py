@@ -1,8 +1,8 @@
 """Manifests: what a version of the weights consists of, shard by shard, and how each shard is stored.
 
 A *shard* is the unit of placement: row ranges of one or more tensors, concatenated in order, `decoded_bytes` long. Its
-*chunk* is the encoded form, stored and sent as it is and addressed by BLAKE3 of the encoded bytes. `weights_root` is
-over the decoded bytes only, so it depends on no compressor.
+*chunk* is the encoded form, stored and sent as it is, with a content address of its own. `weights_root` is over the
+decoded bytes only, so it depends on no compressor.
 """
 
 from __future__ import annotations
