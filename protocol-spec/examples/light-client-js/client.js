@@ -20,7 +20,9 @@ async function main() {
     const isUsage = error instanceof UsageError;
     if (!isUsage && !error.isRemote && !(error instanceof LocalError)) throw error; // a fault of this program
     const message = isUsage ? error.message : `${error.name}: ${error.message}`;
-    process.stderr.write(json ? `${JSON.stringify({ error: error.name, message: error.message })}\n` : `light-client: ${message}\n`);
+    process.stderr.write(
+      json ? `${JSON.stringify({ error: error.name, message: error.message })}\n` : `light-client: ${message}\n`,
+    );
     return isUsage ? 2 : 1;
   }
 }

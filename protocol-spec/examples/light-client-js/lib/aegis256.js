@@ -32,7 +32,8 @@ function aesTables() {
   for (let x = 0; x < 256; x += 1) {
     const s = sbox[x];
     const word = double(s) | (s << 8) | (s << 16) | ((double(s) ^ s) << 24);
-    for (let row = 0; row < 4; row += 1) tables[row][x] = row === 0 ? word : (word << (8 * row)) | (word >>> (32 - 8 * row));
+    for (let row = 0; row < 4; row += 1)
+      tables[row][x] = row === 0 ? word : (word << (8 * row)) | (word >>> (32 - 8 * row));
   }
   return tables;
 }
@@ -63,9 +64,15 @@ class State {
   /** Update(M): every block becomes the AES round of the block before it, keyed with itself; S0 takes the message in. */
   update(m0, m1, m2, m3) {
     const s = this.s;
-    const a = s[20], b = s[21], c = s[22], d = s[23];
+    const a = s[20],
+      b = s[21],
+      c = s[22],
+      d = s[23];
     for (let i = 20; i > 0; i -= 4) {
-      const p = s[i - 4], q = s[i - 3], r = s[i - 2], t = s[i - 1];
+      const p = s[i - 4],
+        q = s[i - 3],
+        r = s[i - 2],
+        t = s[i - 1];
       s[i] ^= T0[p & 255] ^ T1[(q >>> 8) & 255] ^ T2[(r >>> 16) & 255] ^ T3[t >>> 24];
       s[i + 1] ^= T0[q & 255] ^ T1[(r >>> 8) & 255] ^ T2[(t >>> 16) & 255] ^ T3[p >>> 24];
       s[i + 2] ^= T0[r & 255] ^ T1[(t >>> 8) & 255] ^ T2[(p >>> 16) & 255] ^ T3[q >>> 24];

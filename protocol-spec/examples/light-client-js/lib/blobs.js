@@ -45,7 +45,8 @@ class Download {
         return;
       }
       const { size, proof, attachment } = reply;
-      if (size !== 0 || proof.length > 0 || attachment.length > 0) throw malformed('RangeReply refuses, and sends data'); // 8.6/5
+      if (size !== 0 || proof.length > 0 || attachment.length > 0)
+        throw malformed('RangeReply refuses, and sends data'); // 8.6/5
       if (reply.status !== BlobStatus.BUSY || attempt === BUSY_ATTEMPTS) {
         throw new LocalError(`the peer answered ${statusName(reply.status)} for ${this.address.toString('hex')}`); // 8.6/8
       }
@@ -56,7 +57,8 @@ class Download {
   /** Verify a range (8.7/4, 8.7/5) and put it in its place. */
   keep(firstBlock, { size, firstBlock: first, proof, attachment: bytes }) {
     if (first !== firstBlock) throw malformed(`RangeReply from block ${first}, asked was ${firstBlock}`);
-    if (size > this.bytesMax) throw new RemoteError('OversizedMessage', `blob of ${size} bytes, at most ${this.bytesMax} are allowed`);
+    if (size > this.bytesMax)
+      throw new RemoteError('OversizedMessage', `blob of ${size} bytes, at most ${this.bytesMax} are allowed`);
     const count = Math.min(limits.RANGE_BLOCKS_MAX, blockCount(size) - first);
     if (count < 1 || bytes.length !== rangeBytes(size, first, count)) {
       throw malformed(`RangeReply with ${bytes.length} bytes from block ${first} on, of ${size} in all`);

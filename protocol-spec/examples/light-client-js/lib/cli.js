@@ -48,7 +48,8 @@ export function readSettings(argv) {
     throw new UsageError(error.message.split('\n')[0]);
   }
   if (values.help) return { help: true };
-  for (const name of ['peer', 'genesis']) if (values[name] === undefined) throw new UsageError(`--${name} is missing; see --help`);
+  for (const name of ['peer', 'genesis'])
+    if (values[name] === undefined) throw new UsageError(`--${name} is missing; see --help`);
   return {
     json: values.json,
     ...readPeer(values.peer),
@@ -84,7 +85,8 @@ function readCount(name, value) {
 function readKey(path) {
   if (path === undefined) return null;
   const text = readText('key file', path).trim();
-  if (!/^[0-9a-fA-F]{64}$/.test(text)) throw new UsageError(`key file ${path}: expected 64 hexadecimal digits, and nothing else`);
+  if (!/^[0-9a-fA-F]{64}$/.test(text))
+    throw new UsageError(`key file ${path}: expected 64 hexadecimal digits, and nothing else`);
   return secretKey(Buffer.from(text, 'hex'));
 }
 
@@ -104,18 +106,27 @@ const plural = (count, noun) => `${count} ${noun}${Number(count) === 1 ? '' : 's
 
 /** One sentence for each step. */
 const SENTENCES = {
-  genesis: (f) => `genesis: chain ${f.chainId}, hash ${short(f.genesisHash)}, ${plural(f.validators, 'validator')} of power ${f.power}`,
-  handshake: (f) => `handshake: ${f.remote} is ${formatAddress(f.address)}, roles ${f.roles.join(', ') || 'none'}; we are ${formatAddress(f.ours)}`,
+  genesis: (f) =>
+    `genesis: chain ${f.chainId}, hash ${short(f.genesisHash)}, ${plural(f.validators, 'validator')} of power ${f.power}`,
+  handshake: (f) =>
+    `handshake: ${f.remote} is ${formatAddress(f.address)}, roles ${f.roles.join(', ') || 'none'}; we are ${formatAddress(f.ours)}`,
   header: (f) =>
     `header ${f.height} verified, ${f.how}: id ${short(f.blockId)}, ${f.signers} of ${plural(f.validators, 'validator')} signed` +
     ` (power ${f.power} of ${f.totalPower})` +
     (f.how === 'skipping' ? `; power ${f.trustedPower} of the ${f.trustedTotal} trusted before is among them` : ''),
   'too-far': (f) => `header ${f.height} is too far: ${f.reason}; trying one in between`,
-  model: (f) => `model: version ${f.version}, manifest ${short(f.manifest)}, proven by the state root of header ${f.height}`,
-  licence: (f) => (f.lastVersion === null ? `licence: proven absent at height ${f.height}` : `licence: versions up to ${f.lastVersion}, proven at height ${f.height}`),
-  blob: (f) => `${f.what} ${short(f.digest)}: ${plural(f.bytes, 'byte')} in ${plural(f.blocks, 'verified block')} of 16 KiB, ${plural(f.requests, 'request')}`,
-  manifest: (f) => `manifest: ${plural(f.tensors, 'tensor')} in ${plural(f.shards, 'shard')} of ${plural(f.decodedBytes, 'byte')}, weights root ${short(f.weightsRoot)}`,
-  shard: (f) => `shard ${f.shard} verified: ${f.codec}, ${plural(f.decodedBytes, 'byte')} decoded, digest ${short(f.decodedDigest)}`,
+  model: (f) =>
+    `model: version ${f.version}, manifest ${short(f.manifest)}, proven by the state root of header ${f.height}`,
+  licence: (f) =>
+    f.lastVersion === null
+      ? `licence: proven absent at height ${f.height}`
+      : `licence: versions up to ${f.lastVersion}, proven at height ${f.height}`,
+  blob: (f) =>
+    `${f.what} ${short(f.digest)}: ${plural(f.bytes, 'byte')} in ${plural(f.blocks, 'verified block')} of 16 KiB, ${plural(f.requests, 'request')}`,
+  manifest: (f) =>
+    `manifest: ${plural(f.tensors, 'tensor')} in ${plural(f.shards, 'shard')} of ${plural(f.decodedBytes, 'byte')}, weights root ${short(f.weightsRoot)}`,
+  shard: (f) =>
+    `shard ${f.shard} verified: ${f.codec}, ${plural(f.decodedBytes, 'byte')} decoded, digest ${short(f.decodedDigest)}`,
   done: (f) => `done: verified up to height ${f.height}`,
 };
 

@@ -138,7 +138,10 @@ export class Connection {
   }
 
   async within(seconds, what, waiter) {
-    const timer = setTimeout(() => waiter.reject(new LocalError(`${this.remote}: ${what} within ${seconds} s`)), seconds * 1000);
+    const timer = setTimeout(
+      () => waiter.reject(new LocalError(`${this.remote}: ${what} within ${seconds} s`)),
+      seconds * 1000,
+    );
     try {
       return await Promise.race([waiter.promise, this.over.promise]);
     } finally {

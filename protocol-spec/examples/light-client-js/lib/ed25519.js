@@ -1,6 +1,12 @@
 // Ed25519 and X25519 by node:crypto, with the raw keys of the protocol (chapter 3).
 
-import { createPrivateKey, createPublicKey, diffieHellman, sign as cryptoSign, verify as cryptoVerify } from 'node:crypto';
+import {
+  createPrivateKey,
+  createPublicKey,
+  diffieHellman,
+  sign as cryptoSign,
+  verify as cryptoVerify,
+} from 'node:crypto';
 import { taggedHash } from './blake3.js';
 
 // RFC 8410: the DER that stands before the 32 raw bytes of a key.
@@ -14,7 +20,9 @@ const publicKey = (curve, raw) =>
   createPublicKey({ key: Buffer.concat([Buffer.from(PUBLIC_DER[curve], 'hex'), raw]), format: 'der', type: 'spki' });
 
 const publicOf = (curve, raw) =>
-  createPublicKey(privateKey(curve, raw)).export({ format: 'der', type: 'spki' }).subarray(PUBLIC_DER[curve].length / 2);
+  createPublicKey(privateKey(curve, raw))
+    .export({ format: 'der', type: 'spki' })
+    .subarray(PUBLIC_DER[curve].length / 2);
 
 /** An Ed25519 secret key from its 32-byte seed: {key, public} (3.1/1). */
 export function secretKey(seed) {

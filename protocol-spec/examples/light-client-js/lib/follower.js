@@ -2,7 +2,14 @@
 
 import { LocalError, malformed, RemoteError } from './errors.js';
 import * as limits from './limits.js';
-import { decodeLightBlock, trustedPower, trustGenesis, trustHeader, verifySequential, verifySkipping } from './light.js';
+import {
+  decodeLightBlock,
+  trustedPower,
+  trustGenesis,
+  trustHeader,
+  verifySequential,
+  verifySkipping,
+} from './light.js';
 import { Kind } from './messages.js';
 import { decodeProof, verifyState } from './state.js';
 import { powerOf, totalPower } from './validators.js';
@@ -52,7 +59,10 @@ export class Follower {
           const power = trustedPower(this.trusted, block.certificate);
           const known = { trustedPower: power, trustedTotal: totalPower(this.trusted.validators) };
           this.trust(verifySkipping(this.trusted, block, this.nowMs()));
-          this.report('header', { ...this.facts(block), ...(isNext ? { how: 'sequential' } : { how: 'skipping', ...known }) });
+          this.report('header', {
+            ...this.facts(block),
+            ...(isNext ? { how: 'sequential' } : { how: 'skipping', ...known }),
+          });
           break;
         } catch (error) {
           if (error.name !== 'InsufficientTrust') throw error; // for the next height it never is
@@ -70,7 +80,8 @@ export class Follower {
     const blocks = headers.map(decodeLightBlock);
     blocks.forEach(({ header }, i) => {
       const expected = BigInt(fromHeight + i);
-      if (header.height !== expected) throw new RemoteError('InvalidLightBlock', `header ${header.height}, asked was ${expected}`);
+      if (header.height !== expected)
+        throw new RemoteError('InvalidLightBlock', `header ${header.height}, asked was ${expected}`);
     });
     return blocks;
   }

@@ -43,7 +43,16 @@ export function parseHeader(bytes) {
 
 /** Header bytes of an uncompressed frame without attachment: this client sends no other. */
 export function packHeader({ kind, stream, bodyBytes, sequence }) {
-  return concat(MAGIC, Buffer.of(VERSION, 0), u16(kind), u32(stream), u32(bodyBytes), u32(bodyBytes), u32(0), u64(sequence));
+  return concat(
+    MAGIC,
+    Buffer.of(VERSION, 0),
+    u16(kind),
+    u32(stream),
+    u32(bodyBytes),
+    u32(bodyBytes),
+    u32(0),
+    u64(sequence),
+  );
 }
 
 /** What a frame's signature is over (5.2/9). */

@@ -10,7 +10,10 @@ import { checkValidators } from './validators.js';
 
 const fields = (type, ...names) => Object.fromEntries(names.map((name) => [name, type]));
 
-const Recipe = record('Recipe', fields(count, 'passes', 'batchSegments', 'learningRateNano', 'weightDecayNano', 'segmentTokensMax'));
+const Recipe = record(
+  'Recipe',
+  fields(count, 'passes', 'batchSegments', 'learningRateNano', 'weightDecayNano', 'segmentTokensMax'),
+);
 const ProbePlan = record('ProbePlan', {
   ...fields(count, 'batch', 'heldout', 'rejected', 'general', 'perturbations', 'tokensMax'),
   replacedBp: basisPoints,
@@ -26,8 +29,23 @@ const Params = record('Params', {
   ...fields(amount, 'transactionFee', 'proposalStakeMin', 'trainerStakeMin', 'validatorStakeMin'),
   committeeSize: count,
   tallyRule: enumeration('dynamic-threshold', 'quadratic', 'surprisingly-popular'),
-  ...fields(basisPoints, 'thresholdBaseBp', 'thresholdDispersionBp', 'thresholdFloorBp', 'thresholdCeilingBp', 'rejectedSlashBp'),
-  ...fields(count, 'voteCommitBlocks', 'voteRevealBlocks', 'freezeBlocks', 'joinBlocks', 'commitBlocks', 'revealBlocks'),
+  ...fields(
+    basisPoints,
+    'thresholdBaseBp',
+    'thresholdDispersionBp',
+    'thresholdFloorBp',
+    'thresholdCeilingBp',
+    'rejectedSlashBp',
+  ),
+  ...fields(
+    count,
+    'voteCommitBlocks',
+    'voteRevealBlocks',
+    'freezeBlocks',
+    'joinBlocks',
+    'commitBlocks',
+    'revealBlocks',
+  ),
   ...fields(count, 'reportBlocks', 'graceBlocks', 'unbondingBlocks', 'epochBlocks'),
   recipe: Recipe,
   probes: ProbePlan,
@@ -56,7 +74,11 @@ export const genesisHash = (genesis) => taggedHash('genesis', encode(genesis, Ge
 
 /** The validators of height 1 (10.7/5). */
 export function firstValidators({ validators }) {
-  const set = validators.map(({ publicKey: key, stake }) => ({ address: addressOf(key), publicKey: key, power: stake }));
+  const set = validators.map(({ publicKey: key, stake }) => ({
+    address: addressOf(key),
+    publicKey: key,
+    power: stake,
+  }));
   set.sort((a, b) => Buffer.compare(a.address, b.address));
   return checkValidators({ validators: set });
 }
@@ -64,7 +86,9 @@ export function firstValidators({ validators }) {
 /** Read the JSON text form (10.7/2): a Genesis. Throws UsageError if it is none. */
 export function parseGenesis(json) {
   // JavaScript's numbers end at 2^53, so every integer becomes an object with its digits; the text form has no objects.
-  const marked = json.replace(/"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g, (part) => (part[0] === '"' ? part : `{"int":"${part}"}`));
+  const marked = json.replace(/"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g, (part) =>
+    part[0] === '"' ? part : `{"int":"${part}"}`,
+  );
   try {
     const genesis = Genesis.fromJson(JSON.parse(marked));
     if (!/^[a-z0-9][a-z0-9-]*$/.test(genesis.chainId)) throw malformed(`chain id ${JSON.stringify(genesis.chainId)}`);

@@ -14,8 +14,14 @@ const NONCE = Buffer.alloc(32);
 const MESSAGE_MAX = limits.HANDSHAKE_MESSAGE_BYTES_MAX;
 
 const REASONS = [
-  'unsupported-version', 'chain-mismatch', 'genesis-mismatch', 'self-connection', 'unexpected-key', 'banned',
-  'too-many-peers', 'duplicate-link',
+  'unsupported-version',
+  'chain-mismatch',
+  'genesis-mismatch',
+  'self-connection',
+  'unexpected-key',
+  'banned',
+  'too-many-peers',
+  'duplicate-link',
 ]; // 4.6/6
 
 // Records of 4.1.
@@ -90,14 +96,28 @@ function refuse(reason, ours = '', theirs = '') {
 
 /** The dialler's side. `ephemeralSecret` and `nonce` are 32 random bytes each, new for every connection (4.2). */
 export class Dialler {
-  constructor({ chainId, genesisHash, secret, ephemeralSecret, nonce, roles = [], listen = '', features = [], expectedKey = null }) {
+  constructor({
+    chainId,
+    genesisHash,
+    secret,
+    ephemeralSecret,
+    nonce,
+    roles = [],
+    listen = '',
+    features = [],
+    expectedKey = null,
+  }) {
     this.network = { chainId, genesisHash };
     this.secret = secret;
     this.claims = { publicKey: secret.public, roles, listen };
     this.expectedKey = expectedKey;
     this.ephemeral = ephemeralKey(ephemeralSecret);
     this.hello = message(Kind.HELLO, Hello, {
-      chainId, genesisHash, ephemeral: this.ephemeral.public, nonce, features,
+      chainId,
+      genesisHash,
+      ephemeral: this.ephemeral.public,
+      nonce,
+      features,
     });
     this.received = Buffer.alloc(0);
   }
@@ -110,7 +130,8 @@ export class Dialler {
     this.received = concat(this.received, data);
     if (this.received.length < 2) return null;
     const length = this.received.readUInt16LE(0);
-    if (length > MESSAGE_MAX) throw oversized(`handshake message of ${length} bytes, at most ${MESSAGE_MAX} are allowed`);
+    if (length > MESSAGE_MAX)
+      throw oversized(`handshake message of ${length} bytes, at most ${MESSAGE_MAX} are allowed`);
     if (length < 2) throw malformed(`handshake message of ${length} bytes`); // 4.1/2
     if (this.received.length < 2 + length) return null;
     const [kind, version] = [this.received[2], this.received[3]];

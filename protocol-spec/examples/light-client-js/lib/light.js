@@ -7,7 +7,13 @@ import * as limits from './limits.js';
 import { decode, encode, record, text } from './msgpack.js';
 import { address, count, digest, height } from './types.js';
 import {
-  CommitCertificate, decodeValidators, holdsHonest, powerOf, totalPower, validatorsHash, verifyCertificate,
+  CommitCertificate,
+  decodeValidators,
+  holdsHonest,
+  powerOf,
+  totalPower,
+  validatorsHash,
+  verifyCertificate,
 } from './validators.js';
 
 const BLOCK_VERSION = 1; // 10.3/1
@@ -90,19 +96,28 @@ export function verifySkipping(trusted, block, nowMs, periodMs = TRUSTING_PERIOD
   const power = trustedPower(trusted, certificate);
   if (!holdsHonest(trusted.validators, power)) {
     const all = totalPower(trusted.validators);
-    throw new RemoteError('InsufficientTrust', `header ${header.height} is signed by power ${power} of the ${all} that is trusted`);
+    throw new RemoteError(
+      'InsufficientTrust',
+      `header ${header.height} is signed by power ${power} of the ${all} that is trusted`,
+    );
   }
   return accept(trusted, block, nowMs);
 }
 
 /** Power of a certificate's signers, measured by the trusted set. */
-export const trustedPower = (trusted, { signatures }) => powerOf(trusted.validators, signatures.map(({ validator }) => validator));
+export const trustedPower = (trusted, { signatures }) =>
+  powerOf(
+    trusted.validators,
+    signatures.map(({ validator }) => validator),
+  );
 
 /** 10.5/7 */
 function checkTrust(trusted, nowMs, periodMs) {
   const ageMs = BigInt(nowMs) - trusted.timeMs;
   if (ageMs < BigInt(periodMs)) return;
-  const error = new LocalError(`what is trusted is ${ageMs} ms old, trust lasts ${periodMs} ms: start from a recent header`);
+  const error = new LocalError(
+    `what is trusted is ${ageMs} ms old, trust lasts ${periodMs} ms: start from a recent header`,
+  );
   error.name = 'TrustExpired';
   throw error;
 }
@@ -110,7 +125,9 @@ function checkTrust(trusted, nowMs, periodMs) {
 /** The checks of 10.5/2 and 10.5/3, and what is trusted after them (10.5/8). */
 function accept(trusted, { header, certificate, validators }, nowMs) {
   if (header.version !== BLOCK_VERSION || header.chainId !== trusted.chainId) {
-    throw invalid(`header ${header.height} is of version ${header.version} and chain ${JSON.stringify(header.chainId)}`);
+    throw invalid(
+      `header ${header.height} is of version ${header.version} and chain ${JSON.stringify(header.chainId)}`,
+    );
   }
   if (header.timeMs <= trusted.timeMs || header.timeMs > BigInt(nowMs) + BigInt(limits.CLOCK_DRIFT_MS_MAX)) {
     throw invalid(`header ${header.height} has time ${header.timeMs}, trusted is ${trusted.timeMs}, now ${nowMs}`);

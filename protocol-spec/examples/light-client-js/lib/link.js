@@ -17,7 +17,14 @@ const HALF = 2;
 /** 5.8 */
 export const Reason = Object.freeze({ SHUTTING_DOWN: 0, PROTOCOL_ERROR: 5 });
 const REASONS = [
-  'shutting-down', 'duplicate-link', 'banned', 'too-many-peers', 'self-connection', 'protocol-error', 'overloaded', 'replaced',
+  'shutting-down',
+  'duplicate-link',
+  'banned',
+  'too-many-peers',
+  'self-connection',
+  'protocol-error',
+  'overloaded',
+  'replaced',
 ];
 export const reasonName = (reason) => REASONS[reason] ?? `reason ${reason}`; // 5.8/4
 
@@ -89,7 +96,8 @@ export class Link {
 
   /** Queue a request: a message of the gossip class whose body fits into one packet. */
   send(kind, body) {
-    if (classOf(kind) !== 'gossip' || body.length > limits.DATA_BYTES_MAX) throw new RangeError(`cannot send kind ${kind}`);
+    if (classOf(kind) !== 'gossip' || body.length > limits.DATA_BYTES_MAX)
+      throw new RangeError(`cannot send kind ${kind}`);
     this.waiting.push({ kind, body });
     this.flush();
   }
@@ -138,7 +146,7 @@ export class Link {
     this.heardAt = now;
     this.opener.push(data);
     const events = [];
-    for (let plain; !this.isOver && (plain = this.opener.next()) !== null; ) {
+    for (let plain; !this.isOver && (plain = this.opener.next()) !== null;) {
       const event = this.takePacket(parsePacket(plain), now);
       if (event) events.push(event);
     }

@@ -19,7 +19,11 @@ function named(pattern, most) {
     if (!pattern.test(value)) throw malformed(`name ${JSON.stringify(value)}`);
     return value;
   };
-  return { encode: of.encode, read: (reader) => matching(of.read(reader)), fromJson: (value) => matching(of.fromJson(value)) };
+  return {
+    encode: of.encode,
+    read: (reader) => matching(of.read(reader)),
+    fromJson: (value) => matching(of.fromJson(value)),
+  };
 }
 
 const TensorEntry = record('TensorEntry', {
@@ -37,7 +41,11 @@ export const ShardEntry = record('ShardEntry', {
   chunkBytes: int(0, limits.CHUNK_BYTES_MAX),
   base: digest,
 });
-const FileEntry = record('FileEntry', { name: named(/^[A-Za-z0-9_-][A-Za-z0-9_.-]*$/, 64), size: count, parts: list(bytes(32)) });
+const FileEntry = record('FileEntry', {
+  name: named(/^[A-Za-z0-9_-][A-Za-z0-9_.-]*$/, 64),
+  size: count,
+  parts: list(bytes(32)),
+});
 export const Manifest = record('Manifest', {
   format: int(1, 1),
   parent: digest,
@@ -59,7 +67,8 @@ export function decodeManifest(data) {
   manifest.shards.forEach((shard, number) => checkShard(manifest, shard, number));
   checkCoverage(manifest);
   checkFiles(manifest);
-  if (!weightsRoot(manifest).equals(manifest.weightsRoot)) refuse('WrongWeightsRoot', 'the weights root is not that of the shards');
+  if (!weightsRoot(manifest).equals(manifest.weightsRoot))
+    refuse('WrongWeightsRoot', 'the weights root is not that of the shards');
   return manifest;
 }
 
@@ -72,26 +81,32 @@ export function weightsRoot({ tensors, shards }) {
 export function checkChild(manifest, parent) {
   const differs = (type, one, other) => !encode(one, type).equals(encode(other, type));
   const inconsistent = (message) => refuse('InconsistentBase', message);
-  if (!contentAddress(encode(parent, Manifest)).equals(manifest.parent)) inconsistent('another parent than the manifest names');
-  if (differs(tensorTable, manifest.tensors, parent.tensors)) inconsistent('manifest and parent have different tensors');
+  if (!contentAddress(encode(parent, Manifest)).equals(manifest.parent))
+    inconsistent('another parent than the manifest names');
+  if (differs(tensorTable, manifest.tensors, parent.tensors))
+    inconsistent('manifest and parent have different tensors');
   if (differs(list(FileEntry), manifest.files, parent.files)) inconsistent('manifest and parent have different files');
   if (manifest.shards.length !== parent.shards.length) inconsistent('manifest and parent have different shards');
   manifest.shards.forEach((shard, number) => {
     const old = parent.shards[number];
-    if (differs(list(TensorSlice), shard.slices, old.slices)) inconsistent(`shard ${number} is cut differently from the parent's`);
-    if (!shard.base.equals(ZERO_DIGEST) && !shard.base.equals(old.decodedDigest)) inconsistent(`shard ${number} builds on another base`);
+    if (differs(list(TensorSlice), shard.slices, old.slices))
+      inconsistent(`shard ${number} is cut differently from the parent's`);
+    if (!shard.base.equals(ZERO_DIGEST) && !shard.base.equals(old.decodedDigest))
+      inconsistent(`shard ${number} builds on another base`);
   });
 }
 
 /** Number of rows: the first dimension, 1 where there is none (8.2/3). */
 const rowsOf = ({ shape }) => shape[0] ?? 1;
 
-const rowBytesOf = ({ dtype, shape }) => shape.slice(1).reduce((product, size) => product * BigInt(size), BigInt(ITEM_BYTES[dtype]));
+const rowBytesOf = ({ dtype, shape }) =>
+  shape.slice(1).reduce((product, size) => product * BigInt(size), BigInt(ITEM_BYTES[dtype]));
 
 function checkTensors({ tensors }) {
   const names = new Set();
   for (const { name, shape } of tensors) {
-    if (shape.length > limits.TENSOR_DIMENSIONS_MAX) refuse('ManifestOutOfBounds', `tensor ${name} has ${shape.length} dimensions`);
+    if (shape.length > limits.TENSOR_DIMENSIONS_MAX)
+      refuse('ManifestOutOfBounds', `tensor ${name} has ${shape.length} dimensions`);
     if (names.has(name)) refuse('DuplicateName', `two tensors are called ${name}`);
     names.add(name);
   }
@@ -103,7 +118,8 @@ export function spansOf(tensors, slices) {
   return slices.map(({ tensor: number, rowStart, rowCount }) => {
     const tensor = tensors[number];
     if (tensor === undefined) refuse('BadCoverage', `a slice names tensor ${number} of ${tensors.length}`);
-    if (rowStart + rowCount > rowsOf(tensor)) refuse('BadCoverage', `a slice ends at row ${rowStart + rowCount} of ${tensor.name}`);
+    if (rowStart + rowCount > rowsOf(tensor))
+      refuse('BadCoverage', `a slice ends at row ${rowStart + rowCount} of ${tensor.name}`);
     const size = BigInt(rowCount) * rowBytesOf(tensor);
     total += size;
     if (total > BigInt(limits.CHUNK_DECODED_BYTES_MAX)) refuse('WrongShardSize', `a shard of ${total} bytes`);
@@ -112,21 +128,27 @@ export function spansOf(tensors, slices) {
 }
 
 function checkShard({ tensors, parent }, shard, number) {
-  if (shard.slices.length > limits.SHARD_SLICES_MAX) refuse('ManifestOutOfBounds', `shard ${number} has ${shard.slices.length} slices`);
+  if (shard.slices.length > limits.SHARD_SLICES_MAX)
+    refuse('ManifestOutOfBounds', `shard ${number} has ${shard.slices.length} slices`);
   const size = spansOf(tensors, shard.slices).reduce((sum, span) => sum + span.bytes, 0);
-  if (shard.decodedBytes !== size) refuse('WrongShardSize', `shard ${number} declares ${shard.decodedBytes} bytes, its slices are ${size}`);
+  if (shard.decodedBytes !== size)
+    refuse('WrongShardSize', `shard ${number} declares ${shard.decodedBytes} bytes, its slices are ${size}`);
   const isDelta = shard.codec === 'xor-planes';
-  if (isDelta === shard.base.equals(ZERO_DIGEST)) refuse('InconsistentBase', `shard ${number} has codec ${shard.codec} and another base`);
-  if (isDelta && parent.equals(ZERO_DIGEST)) refuse('InconsistentBase', `shard ${number} builds on a base, but there is no parent`);
+  if (isDelta === shard.base.equals(ZERO_DIGEST))
+    refuse('InconsistentBase', `shard ${number} has codec ${shard.codec} and another base`);
+  if (isDelta && parent.equals(ZERO_DIGEST))
+    refuse('InconsistentBase', `shard ${number} builds on a base, but there is no parent`);
   const isPlain = shard.chunk.equals(shard.decodedDigest) && shard.chunkBytes === shard.decodedBytes;
-  if (shard.codec === 'raw' && !isPlain) refuse('WrongShardSize', `shard ${number} is raw, but its chunk is not its decoded bytes`);
+  if (shard.codec === 'raw' && !isPlain)
+    refuse('WrongShardSize', `shard ${number} is raw, but its chunk is not its decoded bytes`);
 }
 
 /** The slices have to cover the rows of each tensor once and in order. */
 function checkCoverage({ tensors, shards }) {
   let [tensor, row] = [0, 0]; // where the next slice has to begin
   for (const slice of shards.flatMap(({ slices }) => slices)) {
-    if (slice.tensor !== tensor || slice.rowStart !== row) refuse('BadCoverage', `a slice begins at row ${slice.rowStart} of tensor ${slice.tensor}`);
+    if (slice.tensor !== tensor || slice.rowStart !== row)
+      refuse('BadCoverage', `a slice begins at row ${slice.rowStart} of tensor ${slice.tensor}`);
     const rows = rowsOf(tensors[tensor]);
     if (slice.rowCount === 0 && rows > 0) refuse('BadCoverage', `a slice holds no rows of tensor ${tensor}`);
     row += slice.rowCount;
@@ -141,6 +163,7 @@ function checkFiles({ files }) {
   for (const { name, size, parts } of files) {
     if (names.has(name.toLowerCase())) refuse('DuplicateName', `two files are called ${name}`);
     names.add(name.toLowerCase());
-    if (parts.length !== Math.ceil(size / limits.FILE_PART_BYTES_MAX)) refuse('WrongFileParts', `file ${name} has ${parts.length} parts`);
+    if (parts.length !== Math.ceil(size / limits.FILE_PART_BYTES_MAX))
+      refuse('WrongFileParts', `file ${name} has ${parts.length} parts`);
   }
 }

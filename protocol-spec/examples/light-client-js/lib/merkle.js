@@ -21,7 +21,7 @@ export function merkleRoot(leaves) {
 export function verifyMerkle(root, leaf, { index, leafCount, siblings }) {
   if (index >= leafCount) throw malformed(`merkle proof for leaf ${index} of ${leafCount}`);
   const isLeft = []; // from the root downwards: whether the way to the leaf goes left
-  for (let [low, high] = [0, leafCount]; high - low > 1; ) {
+  for (let [low, high] = [0, leafCount]; high - low > 1;) {
     const middle = low + splitOf(high - low);
     isLeft.push(index < middle);
     [low, high] = index < middle ? [low, middle] : [middle, high];

@@ -133,7 +133,8 @@ function lengthHead(length, [fixedHead, fixedBelow], heads) {
 // Values of the JSON text form (10.7/2), in which genesis.js has made objects of the integers.
 
 function jsonInt(value) {
-  if (!/^(0|-?[1-9]\d*)$/.test(value?.int ?? '')) throw malformed(`${JSON.stringify(value)} where an integer is expected`);
+  if (!/^(0|-?[1-9]\d*)$/.test(value?.int ?? ''))
+    throw malformed(`${JSON.stringify(value)} where an integer is expected`);
   return BigInt(value.int);
 }
 
@@ -205,7 +206,8 @@ export const bool = {
   encode: (value) => Buffer.of(value ? 0xc3 : 0xc2),
   read(reader) {
     const head = reader.take(1)[0];
-    if (head !== 0xc2 && head !== 0xc3) throw malformed(`type byte 0x${head.toString(16)} where a truth value is expected`);
+    if (head !== 0xc2 && head !== 0xc3)
+      throw malformed(`type byte 0x${head.toString(16)} where a truth value is expected`);
     return head === 0xc3;
   },
 };

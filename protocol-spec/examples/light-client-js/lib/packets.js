@@ -86,7 +86,8 @@ export class Opener extends Direction {
     }
     if (size === 0) throw malformed('packet of 0 bytes'); // 5.1/1
     const end = SIZE_BYTES + size + TAG_BYTES;
-    if (this.isExhausted(1, size + TAG_BYTES)) throw new RemoteError('KeyExhausted', 'a packet beyond what one key may seal');
+    if (this.isExhausted(1, size + TAG_BYTES))
+      throw new RemoteError('KeyExhausted', 'a packet beyond what one key may seal');
     if (this.received.length < end) return null;
     const plain = open(
       this.key,
@@ -107,7 +108,8 @@ export function parsePacket(plain) {
   const type = plain[0];
   const fields = plain.subarray(1);
   const exactly = (count) => {
-    if (fields.length !== count) throw malformed(`packet of type ${type} with ${fields.length} bytes, expected ${count}`);
+    if (fields.length !== count)
+      throw malformed(`packet of type ${type} with ${fields.length} bytes, expected ${count}`);
   };
   switch (type) {
     case Type.FRAME:

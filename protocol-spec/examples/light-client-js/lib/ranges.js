@@ -47,8 +47,7 @@ export function proveRange(data, first, count) {
 }
 
 /** Bytes of a range: from the first block to the end of the last (1.5/5). */
-export const rangeBytes = (size, first, count) =>
-  Math.min(size, (first + count) * BLOCK_BYTES) - first * BLOCK_BYTES;
+export const rangeBytes = (size, first, count) => Math.min(size, (first + count) * BLOCK_BYTES) - first * BLOCK_BYTES;
 
 /**
  * Check that `bytes` are the `count` blocks from `first` on of the data with this address and size (1.5/7).
@@ -56,7 +55,8 @@ export const rangeBytes = (size, first, count) =>
  */
 export function verifyRange({ address, size, first, count, bytes, proof }) {
   const blocks = blockCount(size);
-  if (count < 1 || first < 0 || first + count > blocks) throw malformed(`blocks ${first} to ${first + count} of ${blocks}`);
+  if (count < 1 || first < 0 || first + count > blocks)
+    throw malformed(`blocks ${first} to ${first + count} of ${blocks}`);
   const expected = rangeBytes(size, first, count);
   if (bytes.length !== expected) throw malformed(`range of ${bytes.length} bytes, expected ${expected}`);
   let taken = 0;
@@ -72,5 +72,6 @@ export function verifyRange({ address, size, first, count, bytes, proof }) {
   };
   const root = walk(0, blocks);
   if (taken !== proof.length) throw malformed(`range proof has ${proof.length - taken} hashes too many`);
-  if (!addressOf(size, root).equals(address)) throw new RemoteError('CorruptRange', 'range does not lead to the content address');
+  if (!addressOf(size, root).equals(address))
+    throw new RemoteError('CorruptRange', 'range does not lead to the content address');
 }

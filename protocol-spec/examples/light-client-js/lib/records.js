@@ -7,7 +7,13 @@ import { amount, count, digest, height, publicKey } from './types.js';
 const RECORD_BYTES_MAX = 64 * 1024;
 
 const Chain = record('Chain', { height, beacon: digest, round: count, version: count, epoch: count });
-const ModelVersion = record('ModelVersion', { version: count, manifest: digest, weightsRoot: digest, height, value: amount });
+const ModelVersion = record('ModelVersion', {
+  version: count,
+  manifest: digest,
+  weightsRoot: digest,
+  height,
+  value: amount,
+});
 const Licence = record('Licence', { buyer: publicKey, firstVersion: count, lastVersion: count, price: amount, height });
 
 function modelKey(version) {
@@ -32,5 +38,8 @@ export async function currentModel(follower) {
 /** Whether an address has a licence, proven: {height, lastVersion}, where lastVersion is null without one. */
 export async function licence(follower, address) {
   const { value, header } = await follower.prove(Buffer.concat([Buffer.from('licence/', 'ascii'), address]));
-  return { height: Number(header.height), lastVersion: value === null ? null : decode(value, Licence, RECORD_BYTES_MAX).lastVersion };
+  return {
+    height: Number(header.height),
+    lastVersion: value === null ? null : decode(value, Licence, RECORD_BYTES_MAX).lastVersion,
+  };
 }

@@ -16,11 +16,13 @@ const corrupt = (message) => new RemoteError('CorruptChunk', message);
  */
 export function decodeShard(manifest, entry, chunk, base = null) {
   // 8.4/6
-  if (chunk.length !== entry.chunkBytes) throw corrupt(`chunk of ${chunk.length} bytes, the manifest says ${entry.chunkBytes}`);
+  if (chunk.length !== entry.chunkBytes)
+    throw corrupt(`chunk of ${chunk.length} bytes, the manifest says ${entry.chunkBytes}`);
   if (!contentAddress(chunk).equals(entry.chunk)) throw corrupt('chunk with another address than the manifest names');
   const decoded = entry.codec === 'raw' ? chunk : decodePlanes(chunk, spansOf(manifest.tensors, entry.slices));
   if (entry.codec === 'xor-planes') for (let i = 0; i < decoded.length; i += 1) decoded[i] ^= base[i]; // 8.4/2
-  if (!contentAddress(decoded).equals(entry.decodedDigest)) throw corrupt('chunk does not decode to what the manifest names'); // 8.4/8
+  if (!contentAddress(decoded).equals(entry.decodedDigest))
+    throw corrupt('chunk does not decode to what the manifest names'); // 8.4/8
   return decoded;
 }
 
@@ -67,7 +69,8 @@ function readPlane(piece, length, isFrame) {
     if (piece.length !== length) throw corrupt(`stored plane of ${piece.length} bytes, expected ${length}`);
     return piece;
   }
-  if (piece.length >= length) throw corrupt(`compressed plane of ${piece.length} bytes for ${length}: it has to be stored`);
+  if (piece.length >= length)
+    throw corrupt(`compressed plane of ${piece.length} bytes for ${length}: it has to be stored`);
   try {
     return decompress(piece, length, null);
   } catch (error) {

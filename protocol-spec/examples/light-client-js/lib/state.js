@@ -43,7 +43,9 @@ export function verifyState(root, key, value, proof) {
   if (hash === null) hash = taggedHash('trie empty'); // 10.6/2
   for (const { bit, sibling } of steps.toReversed()) {
     const number = Buffer.of(0, bit); // two bytes, big-endian (10.6/4)
-    hash = bitOf(path, bit) ? taggedHash('trie branch', number, sibling, hash) : taggedHash('trie branch', number, hash, sibling);
+    hash = bitOf(path, bit)
+      ? taggedHash('trie branch', number, sibling, hash)
+      : taggedHash('trie branch', number, hash, sibling);
   }
   if (!hash.equals(root)) throw malformed('proof does not lead to the state root'); // 10.6/10
 }

@@ -20,10 +20,15 @@ export async function run(settings, report) {
   const ours = addressOf(secret.public);
   const first = firstValidators(genesis);
   report('genesis', {
-    chainId: genesis.chainId, genesisHash: genesisHash(genesis), validators: first.validators.length, power: totalPower(first),
+    chainId: genesis.chainId,
+    genesisHash: genesisHash(genesis),
+    validators: first.validators.length,
+    power: totalPower(first),
   });
   const connection = await Connection.dial(settings.host, settings.port, {
-    chainId: genesis.chainId, genesisHash: genesisHash(genesis), secret,
+    chainId: genesis.chainId,
+    genesisHash: genesisHash(genesis),
+    secret,
   });
   try {
     const { publicKey, roles } = connection.peer;
@@ -54,7 +59,8 @@ async function download(connection, follower, model, ours, number, report) {
     return data;
   };
   const manifest = decodeManifest(await fetch('manifest', model.manifest, limits.MANIFEST_BYTES_MAX));
-  if (!manifest.weightsRoot.equals(model.weightsRoot)) throw new LocalError('the manifest has another weights root than the model');
+  if (!manifest.weightsRoot.equals(model.weightsRoot))
+    throw new LocalError('the manifest has another weights root than the model');
   report('manifest', {
     tensors: manifest.tensors.length,
     shards: manifest.shards.length,
@@ -62,7 +68,8 @@ async function download(connection, follower, model, ours, number, report) {
     weightsRoot: manifest.weightsRoot,
   });
   if (number === null) return;
-  if (number >= manifest.shards.length) throw new UsageError(`--shard ${number}: the manifest has ${manifest.shards.length} shards`);
+  if (number >= manifest.shards.length)
+    throw new UsageError(`--shard ${number}: the manifest has ${manifest.shards.length} shards`);
   report('licence', await licence(follower, ours));
   await downloadShard(fetch, manifest, number, report);
 }

@@ -26,7 +26,8 @@ export const CommitCertificate = record('CommitCertificate', {
 export function checkValidators(set) {
   const { validators } = set;
   validators.forEach((each, i) => {
-    if (i > 0 && Buffer.compare(validators[i - 1].address, each.address) >= 0) throw malformed('validators are not in order');
+    if (i > 0 && Buffer.compare(validators[i - 1].address, each.address) >= 0)
+      throw malformed('validators are not in order');
     if (!addressOf(each.publicKey).equals(each.address)) throw malformed('a validator with an address of another key');
     if (each.power < 1n) throw malformed('a validator without power');
   });
@@ -59,7 +60,8 @@ const invalid = (message) => new RemoteError('InvalidCertificate', message);
 /** Check that a certificate proves this block decided by these validators (10.4); the signatures come last (10.4/5). */
 export function verifyCertificate(chainId, set, certificate, blockId, blockHeight) {
   const { round: number, signatures } = certificate;
-  if (certificate.height !== blockHeight) throw invalid(`certificate of height ${certificate.height}, expected ${blockHeight}`);
+  if (certificate.height !== blockHeight)
+    throw invalid(`certificate of height ${certificate.height}, expected ${blockHeight}`);
   if (blockId.equals(NO_BLOCK)) throw invalid('certificate for no block');
   if (!certificate.blockId.equals(blockId)) throw invalid('certificate of another block');
   const keys = new Map(set.validators.map((each) => [each.address.toString('hex'), each.publicKey]));
@@ -67,9 +69,15 @@ export function verifyCertificate(chainId, set, certificate, blockId, blockHeigh
     if (i > 0 && Buffer.compare(signatures[i - 1].validator, validator) >= 0) throw invalid('signers are not in order');
     if (!keys.has(validator.toString('hex'))) throw invalid(`signer ${validator.toString('hex')} is no validator`);
   });
-  const power = powerOf(set, signatures.map(({ validator }) => validator));
+  const power = powerOf(
+    set,
+    signatures.map(({ validator }) => validator),
+  );
   if (!isQuorum(set, power)) {
-    throw new RemoteError('InsufficientPower', `signed by power ${power} of ${totalPower(set)}, more than 2/3 is needed`);
+    throw new RemoteError(
+      'InsufficientPower',
+      `signed by power ${power} of ${totalPower(set)}, more than 2/3 is needed`,
+    );
   }
   const signed = voteSignBytes(chainId, { kind: PRECOMMIT, height: blockHeight, round: number, blockId });
   for (const { validator, signature: each } of signatures) {

@@ -34,7 +34,8 @@ export function inspect(data) {
     offset += 1;
   }
   need(offset + dictionaryBytes);
-  if (dictionaryBytes > 0 && bytes.readUIntLE(offset, dictionaryBytes) !== 0) throw malformed('zstd frame names a dictionary');
+  if (dictionaryBytes > 0 && bytes.readUIntLE(offset, dictionaryBytes) !== 0)
+    throw malformed('zstd frame names a dictionary');
   offset += dictionaryBytes;
   const sizeBytes = [isSingleSegment ? 1 : 0, 2, 4, 8][descriptor >> 6];
   need(offset + sizeBytes);
@@ -63,7 +64,7 @@ function contentSize(bytes, offset, sizeBytes) {
 /** Step from block to block; the last one (and the checksum) must end the data. */
 function walkBlocks(bytes, start, hasChecksum, blockBytesMax) {
   let offset = start;
-  for (let isLast = false; !isLast; ) {
+  for (let isLast = false; !isLast;) {
     if (offset + 3 > bytes.length) throw malformed(`zstd frame is cut off at byte ${bytes.length}`);
     const header = bytes.readUIntLE(offset, 3);
     const [type, size] = [(header >> 1) & 3, header >> 3];
@@ -92,7 +93,8 @@ function withoutWindow(data, headerBytes, contentBytes, hasChecksum) {
 export function decompress(data, size, windowMax) {
   const { contentBytes, windowBytes, hasChecksum, headerBytes } = inspect(data);
   if (contentBytes !== BigInt(size)) throw malformed(`zstd frame declares ${contentBytes} bytes, expected ${size}`);
-  if (windowMax !== null && windowBytes > BigInt(windowMax)) throw malformed(`zstd window of ${windowBytes} bytes, at most ${windowMax} are allowed`);
+  if (windowMax !== null && windowBytes > BigInt(windowMax))
+    throw malformed(`zstd window of ${windowBytes} bytes, at most ${windowMax} are allowed`);
   const output = Buffer.alloc(size);
   let filled = 0;
   const decoder = new Decompress((block) => {

@@ -46,5 +46,6 @@ test('a box with any bit changed does not open', () => {
   }
   assert.equal(open(KEY, NONCE, hex('0001020304050608'), box), null);
   assert.equal(open(NONCE, KEY, hex(ad), box), null);
-  for (let length = 0; length < box.length; length += 1) assert.equal(open(KEY, NONCE, hex(ad), box.subarray(0, length)), null);
+  for (let length = 0; length < box.length; length += 1)
+    assert.equal(open(KEY, NONCE, hex(ad), box.subarray(0, length)), null);
 });

@@ -33,7 +33,8 @@ export class Trie {
   branch(entries) {
     for (let i = 0; ; i += 1) {
       const right = entries.filter(({ path }) => this.bit(path, i));
-      if (right.length > 0 && right.length < entries.length) return { i, right, left: entries.filter(({ path }) => !this.bit(path, i)) };
+      if (right.length > 0 && right.length < entries.length)
+        return { i, right, left: entries.filter(({ path }) => !this.bit(path, i)) };
     }
   }
 
@@ -73,17 +74,33 @@ export function makeChain(genesis, keys, count, { stateRoot, manifest }) {
   let parentId = genesisHash(genesis);
   for (let height = 1n; height <= BigInt(count); height += 1n) {
     const header = {
-      version: 1, chainId: genesis.chainId, height, timeMs: genesis.timeMs + height, parentId, proposer: set.validators[0].address,
-      lastCommitHash: Buffer.alloc(32), transactionsRoot: Buffer.alloc(32), stateRoot, receiptsRoot: Buffer.alloc(32),
-      validatorsHash: validatorsHash(set), nextValidatorsHash: validatorsHash(set), manifest, onionPreimage: Buffer.alloc(32),
+      version: 1,
+      chainId: genesis.chainId,
+      height,
+      timeMs: genesis.timeMs + height,
+      parentId,
+      proposer: set.validators[0].address,
+      lastCommitHash: Buffer.alloc(32),
+      transactionsRoot: Buffer.alloc(32),
+      stateRoot,
+      receiptsRoot: Buffer.alloc(32),
+      validatorsHash: validatorsHash(set),
+      nextValidatorsHash: validatorsHash(set),
+      manifest,
+      onionPreimage: Buffer.alloc(32),
     };
     parentId = blockId(header);
     const vote = { height, round: 0, blockId: parentId };
     const signed = voteSignBytes(genesis.chainId, { kind: PRECOMMIT, ...vote });
     const signatures = set.validators.map(({ address }) => ({
-      validator: address, signature: sign(byAddress.get(address.toString('hex')), 'vote', signed),
+      validator: address,
+      signature: sign(byAddress.get(address.toString('hex')), 'vote', signed),
     }));
-    blocks.push([encode(header, Header), encode({ ...vote, signatures }, CommitCertificate), encode(set, ValidatorSet)]);
+    blocks.push([
+      encode(header, Header),
+      encode({ ...vote, signatures }, CommitCertificate),
+      encode(set, ValidatorSet),
+    ]);
   }
   return blocks;
 }
@@ -91,7 +108,15 @@ export function makeChain(genesis, keys, count, { stateRoot, manifest }) {
 /** One link of the fake node. */
 class Session {
   constructor(socket, node) {
-    Object.assign(this, { socket, node, received: Buffer.alloc(0), isUp: false, nextBulk: FIRST_BULK, limits: new Map(), queued: new Map() });
+    Object.assign(this, {
+      socket,
+      node,
+      received: Buffer.alloc(0),
+      isUp: false,
+      nextBulk: FIRST_BULK,
+      limits: new Map(),
+      queued: new Map(),
+    });
     this.listener = new Listener({ secret: node.secret, network: node.network });
     socket.on('data', (data) => this.take(data));
     socket.on('error', () => {}); // the client may leave as it likes
@@ -154,7 +179,13 @@ class Session {
 /** A listening fake node. `lie(kind, fields)` may change what it answers: fields of a reply, with `attachment`. */
 export class FakeNode {
   constructor({ genesis, blocks, trie, blobs, lie = (_, fields) => fields }) {
-    Object.assign(this, { blocks, trie, lie, goodbyes: [], network: { chainId: genesis.chainId, genesisHash: genesisHash(genesis) } });
+    Object.assign(this, {
+      blocks,
+      trie,
+      lie,
+      goodbyes: [],
+      network: { chainId: genesis.chainId, genesisHash: genesisHash(genesis) },
+    });
     this.secret = secretKey(Buffer.alloc(32, 77));
     this.blobs = new Map(blobs.map((blob) => [contentAddress(blob).toString('hex'), blob]));
     this.server = createServer((socket) => new Session(socket, this));
@@ -176,7 +207,12 @@ export class FakeNode {
     }
     if (kind === Kind.PROOF_REQUEST) {
       const { value, proof } = this.trie.prove(asked.key);
-      return this.gossip(Kind.PROOF_REPLY, { request, height: BigInt(this.blocks.length), value, proof: encode(proof, Proof) });
+      return this.gossip(Kind.PROOF_REPLY, {
+        request,
+        height: BigInt(this.blocks.length),
+        value,
+        proof: encode(proof, Proof),
+      });
     }
     if (kind !== Kind.RANGE_REQUEST) return null;
     const { attachment, ...fields } = this.lie(Kind.RANGE_REPLY, { request, ...this.range(asked) });
@@ -193,7 +229,11 @@ export class FakeNode {
     const count = Math.min(most, blockCount(blob.length) - firstBlock);
     const start = firstBlock * BLOCK_BYTES;
     return {
-      digest, status: 0, size: blob.length, firstBlock, proof: proveRange(blob, firstBlock, count),
+      digest,
+      status: 0,
+      size: blob.length,
+      firstBlock,
+      proof: proveRange(blob, firstBlock, count),
       attachment: blob.subarray(start, start + rangeBytes(blob.length, firstBlock, count)),
     };
   }

@@ -10,32 +10,67 @@ import { noise, refuses } from './support.js';
 const NOW = 1_000_000;
 const CHAIN = 'test';
 const KEYS = new Map(
-  Array.from({ length: 8 }, (_, i) => secretKey(Buffer.alloc(32, i + 1))).map((key) => [addressOf(key.public).toString('hex'), key]),
+  Array.from({ length: 8 }, (_, i) => secretKey(Buffer.alloc(32, i + 1))).map((key) => [
+    addressOf(key.public).toString('hex'),
+    key,
+  ]),
 );
 const all = [...KEYS.values()];
 
 /** A set of these keys, each of power 1 unless said otherwise. */
 function setOf(keys, powers = keys.map(() => 1n)) {
-  const validators = keys.map((key, i) => ({ address: addressOf(key.public), publicKey: key.public, power: powers[i] }));
+  const validators = keys.map((key, i) => ({
+    address: addressOf(key.public),
+    publicKey: key.public,
+    power: powers[i],
+  }));
   return { validators: validators.sort((a, b) => Buffer.compare(a.address, b.address)) };
 }
 
 const FIRST = setOf(all.slice(0, 4));
 const LATER = setOf(all.slice(2, 6)); // two of the first four
 const genesis = {
-  chainId: CHAIN, height: 0n, blockId: noise(32), timeMs: 1000n, validators: FIRST, nextValidatorsHash: validatorsHash(FIRST), header: null,
+  chainId: CHAIN,
+  height: 0n,
+  blockId: noise(32),
+  timeMs: 1000n,
+  validators: FIRST,
+  nextValidatorsHash: validatorsHash(FIRST),
+  header: null,
 };
 
-function lightBlock(height, { parent = noise(32), set = FIRST, next = set, signers = set.validators, header: changes = {}, ...certificate } = {}) {
+function lightBlock(
+  height,
+  { parent = noise(32), set = FIRST, next = set, signers = set.validators, header: changes = {}, ...certificate } = {},
+) {
   const header = {
-    version: 1, chainId: CHAIN, height, timeMs: 1000n + height, parentId: parent, proposer: set.validators[0].address,
-    lastCommitHash: noise(32, 1), transactionsRoot: noise(32, 2), stateRoot: noise(32, 3), receiptsRoot: noise(32, 4),
-    validatorsHash: validatorsHash(set), nextValidatorsHash: validatorsHash(next), manifest: noise(32, 5), onionPreimage: noise(32, 6), ...changes,
+    version: 1,
+    chainId: CHAIN,
+    height,
+    timeMs: 1000n + height,
+    parentId: parent,
+    proposer: set.validators[0].address,
+    lastCommitHash: noise(32, 1),
+    transactionsRoot: noise(32, 2),
+    stateRoot: noise(32, 3),
+    receiptsRoot: noise(32, 4),
+    validatorsHash: validatorsHash(set),
+    nextValidatorsHash: validatorsHash(next),
+    manifest: noise(32, 5),
+    onionPreimage: noise(32, 6),
+    ...changes,
   };
   const vote = { kind: PRECOMMIT, height, round: 2, blockId: blockId(header), ...certificate };
   const signed = voteSignBytes(CHAIN, vote);
-  const signatures = signers.map(({ address }) => ({ validator: address, signature: sign(KEYS.get(address.toString('hex')), 'vote', signed) }));
-  return { header, validators: set, certificate: { height: vote.height, round: vote.round, blockId: vote.blockId, signatures } };
+  const signatures = signers.map(({ address }) => ({
+    validator: address,
+    signature: sign(KEYS.get(address.toString('hex')), 'vote', signed),
+  }));
+  return {
+    header,
+    validators: set,
+    certificate: { height: vote.height, round: vote.round, blockId: vote.blockId, signatures },
+  };
 }
 
 test('a header is accepted after its parent, and what it announced is what comes (10.5/4)', () => {
@@ -48,7 +83,9 @@ test('a header is accepted after its parent, and what it announced is what comes
   refuses('InvalidLightBlock', () => verifySequential(trusted, one, NOW));
   refuses('InvalidLightBlock', () => verifySkipping(trusted, one, NOW));
   refuses('InvalidLightBlock', () => verifySequential(trusted, lightBlock(2n, { set: LATER }), NOW));
-  refuses('InvalidLightBlock', () => verifySkipping(trusted, lightBlock(2n, { parent: trusted.blockId, set: FIRST }), NOW));
+  refuses('InvalidLightBlock', () =>
+    verifySkipping(trusted, lightBlock(2n, { parent: trusted.blockId, set: FIRST }), NOW),
+  );
 });
 
 test('skipping needs more than a third of the trusted power, measured by the trusted set (10.5/5)', () => {
@@ -57,15 +94,26 @@ test('skipping needs more than a third of the trusted power, measured by the tru
   refuses('InsufficientTrust', () => verifySkipping(genesis, lightBlock(9n, { set: third }), NOW));
   const strong = setOf(all.slice(3, 7), [97n, 1n, 1n, 1n]); // powers of the new set don't count
   refuses('InsufficientTrust', () => verifySkipping(genesis, lightBlock(9n, { set: strong }), NOW));
-  const shared = LATER.validators.filter(({ address }) => FIRST.validators.some((each) => each.address.equals(address)));
+  const shared = LATER.validators.filter(({ address }) =>
+    FIRST.validators.some((each) => each.address.equals(address)),
+  );
   refuses('InvalidLightBlock', () => verifySkipping(genesis, lightBlock(9n, { set: LATER, signers: shared }), NOW)); // no quorum of its own
 });
 
 test('a light block that contradicts itself is refused (10.5/2, 10.5/3)', () => {
   const wrong = [
-    { header: { version: 2 } }, { header: { chainId: 'other' } }, { header: { timeMs: 1000n } }, { header: { timeMs: BigInt(NOW) + 10_001n } },
-    { header: { validatorsHash: noise(32, 9) } }, { height: 6n }, { blockId: noise(32, 9) }, { kind: 1 }, { signers: FIRST.validators.slice(0, 2) },
-    { signers: FIRST.validators.toReversed() }, { signers: [...FIRST.validators, FIRST.validators[3]] }, { signers: LATER.validators },
+    { header: { version: 2 } },
+    { header: { chainId: 'other' } },
+    { header: { timeMs: 1000n } },
+    { header: { timeMs: BigInt(NOW) + 10_001n } },
+    { header: { validatorsHash: noise(32, 9) } },
+    { height: 6n },
+    { blockId: noise(32, 9) },
+    { kind: 1 },
+    { signers: FIRST.validators.slice(0, 2) },
+    { signers: FIRST.validators.toReversed() },
+    { signers: [...FIRST.validators, FIRST.validators[3]] },
+    { signers: LATER.validators },
   ];
   assert.equal(verifySkipping(genesis, lightBlock(5n, { signers: FIRST.validators.slice(1) }), NOW).height, 5n);
   assert.equal(verifySkipping(genesis, lightBlock(5n, { header: { timeMs: BigInt(NOW) + 10_000n } }), NOW).height, 5n);
@@ -110,9 +158,20 @@ test('state proofs of a value and of absence (10.6)', () => {
     [root, value, { steps: [{ bit: 3, sibling: otherLeaf }], other: null }],
     [root, null, { steps: [{ bit: 2, sibling: leaf }], other }],
     [root, value, { steps: [{ bit: 2, sibling: otherLeaf }], other }],
-    [root, value, { steps: [{ bit: 2, sibling: otherLeaf }, { bit: 2, sibling: otherLeaf }], other: null }],
+    [
+      root,
+      value,
+      {
+        steps: [
+          { bit: 2, sibling: otherLeaf },
+          { bit: 2, sibling: otherLeaf },
+        ],
+        other: null,
+      },
+    ],
     [leaf, null, { steps: [], other: null }],
     [leaf, null, { steps: [], other: { path, valueHash: noise(32) } }],
     [root, null, { steps: [{ bit: 2, sibling: otherLeaf }], other: null }],
-  ]) refuses('MalformedMessage', () => verifyState(at, key, proven, proof));
+  ])
+    refuses('MalformedMessage', () => verifyState(at, key, proven, proof));
 });

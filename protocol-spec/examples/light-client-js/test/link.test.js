@@ -67,12 +67,21 @@ test('link: messages arrive whole, with attachments, compressed, between other p
   const [head, ...rest] = listener.frame(BLOB_REPLY, 2, blobReply, { attachment, part: 9_999 });
   const status = listener.frame(Kind.STATUS, 0, STATUS);
   const events = link.receive(listener.seal(head, rest.slice(0, 4), status, packet.ping(3n), rest.slice(4)), 0);
-  assert.deepEqual(events.map(({ kind }) => kind), [Kind.STATUS, BLOB_REPLY]);
+  assert.deepEqual(
+    events.map(({ kind }) => kind),
+    [Kind.STATUS, BLOB_REPLY],
+  );
   assert.equal(events[0].message.height, 7n);
   assert.deepEqual(events[1].attachment, attachment);
   const answers = listener.read(link.takeOutput());
-  assert.deepEqual(answers.filter(({ type }) => type === Type.PONG).map(({ nonce }) => nonce), [3n]);
-  assert.equal(answers.some(({ type, stream }) => type === Type.CREDIT && stream === 2), true);
+  assert.deepEqual(
+    answers.filter(({ type }) => type === Type.PONG).map(({ nonce }) => nonce),
+    [3n],
+  );
+  assert.equal(
+    answers.some(({ type, stream }) => type === Type.CREDIT && stream === 2),
+    true,
+  );
 });
 
 test('link: what breaks a rule of frames is refused by its name (5.2, 5.3)', () => {
@@ -85,7 +94,10 @@ test('link: what breaks a rule of frames is refused by its name (5.2, 5.3)', () 
     ['MalformedMessage', (l) => l.frame(Kind.STATUS, 0, STATUS, { change: { bodyBytes: 3 } })],
     ['OversizedMessage', (l) => l.frame(Kind.STATUS, 0, STATUS, { change: { sentBytes: limits.BODY_BYTES_MAX + 1 } })],
     ['OversizedMessage', (l) => l.frame(Kind.STATUS, 0, STATUS, { change: { bodyBytes: 0xffffffff } })],
-    ['OversizedMessage', (l) => l.frame(BLOB_REPLY, 2, blobReply, { change: { attachmentBytes: limits.ATTACHMENT_BYTES_MAX + 1 } })],
+    [
+      'OversizedMessage',
+      (l) => l.frame(BLOB_REPLY, 2, blobReply, { change: { attachmentBytes: limits.ATTACHMENT_BYTES_MAX + 1 } }),
+    ],
     ['BadSignature', (l) => l.frame(Kind.STATUS, 0, STATUS, { change: { signer: DIALLER } })],
     ['BadSignature', (l) => l.frame(Kind.STATUS, 0, STATUS, { change: { plainBody: blobReply } })],
     ['CorruptAttachment', (l) => l.frame(BLOB_REPLY, 2, blobReply, { attachment: noise(9), digest: noise(32) })],
@@ -95,7 +107,13 @@ test('link: what breaks a rule of frames is refused by its name (5.2, 5.3)', () 
     ['MalformedMessage', (l) => l.frame(BLOB_REPLY, 0, blobReply)],
     ['MalformedMessage', (l) => l.frame(BLOB_REPLY, 3, blobReply)],
     ['MalformedMessage', (l) => l.frame(Kind.STATUS, 0, STATUS, { attachment: noise(9) })],
-    ['MalformedMessage', (l) => [...l.frame(BLOB_REPLY, 2, blobReply, { attachment: noise(9), part: 5 }).slice(0, 2), concat(Buffer.of(2), u32(2), noise(5))]],
+    [
+      'MalformedMessage',
+      (l) => [
+        ...l.frame(BLOB_REPLY, 2, blobReply, { attachment: noise(9), part: 5 }).slice(0, 2),
+        concat(Buffer.of(2), u32(2), noise(5)),
+      ],
+    ],
     ['UnexpectedMessage', () => [concat(Buffer.of(2), u32(2), noise(5))]],
     ['UnexpectedMessage', () => [concat(Buffer.of(2), u32(0), noise(5))]],
     ['UnknownKind', (l) => l.frame(999, 0, STATUS)],
@@ -163,8 +181,14 @@ test('link: bulk streams are counted, and more are allowed as they end (5.3)', (
   for (let stream = 2; stream < 200; stream += 1) {
     assert.equal(link.receive(listener.seal(listener.frame(BLOB_REPLY, stream, blobReply)), 0).length, 1);
   }
-  const raised = listener.read(link.takeOutput()).filter(({ type }) => type === Type.STREAMS).map(({ limit }) => limit);
-  assert.equal(raised.every((limit, i) => i === 0 || limit > raised[i - 1]), true);
+  const raised = listener
+    .read(link.takeOutput())
+    .filter(({ type }) => type === Type.STREAMS)
+    .map(({ limit }) => limit);
+  assert.equal(
+    raised.every((limit, i) => i === 0 || limit > raised[i - 1]),
+    true,
+  );
   const open = (stream) => listener.frame(BLOB_REPLY, stream, blobReply, { attachment: noise(9) })[0];
   const limit = raised.at(-1);
   for (let stream = 200; stream < limit; stream += 1) link.receive(listener.seal(open(stream)), 0);
@@ -183,7 +207,10 @@ test('link: requests wait for credit, and a silent peer is asked and then given 
   link.tick(limits.PING_INTERVAL_S - 1);
   link.pings = [];
   link.tick(limits.PING_INTERVAL_S);
-  assert.deepEqual(listener.read(link.takeOutput()).map(({ type }) => type), [Type.PING]);
+  assert.deepEqual(
+    listener.read(link.takeOutput()).map(({ type }) => type),
+    [Type.PING],
+  );
   refuses('LinkTimeout', () => link.tick(limits.LINK_IDLE_TIMEOUT_S));
 });
 
@@ -194,9 +221,15 @@ test('link: goodbye is the last word of either side (5.8)', () => {
   const other = linked();
   other.link.goodbye(5, `MalformedMessage: ${'x'.repeat(500)}`);
   other.link.goodbye(5, 'again');
-  assert.deepEqual(other.listener.read(other.link.takeOutput()).map(({ type }) => type), [Type.GOODBYE]);
+  assert.deepEqual(
+    other.listener.read(other.link.takeOutput()).map(({ type }) => type),
+    [Type.GOODBYE],
+  );
 });
 
 test('secret keys are read from their seeds', () => {
-  assert.equal(secretKey(Buffer.alloc(32)).public.toString('hex'), '3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29');
+  assert.equal(
+    secretKey(Buffer.alloc(32)).public.toString('hex'),
+    '3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29',
+  );
 });

@@ -45,13 +45,27 @@ export const TYPES = {
   ValidatorSet,
   ShardEntry,
   Vote: record('Vote', {
-    kind: int(1, 2), height: types.height, round: types.round, blockId: types.digest, validator: types.address, signature: types.signature,
+    kind: int(1, 2),
+    height: types.height,
+    round: types.round,
+    blockId: types.digest,
+    validator: types.address,
+    signature: types.signature,
   }),
   Proposal: record('Proposal', {
-    height: types.height, round: types.round, validRound, blockId: types.digest, proposer: types.address, signature: types.signature,
+    height: types.height,
+    round: types.round,
+    validRound,
+    blockId: types.digest,
+    proposer: types.address,
+    signature: types.signature,
   }),
   ProposalSignBytes: record('ProposalSignBytes', {
-    chainId: text(), height: types.height, round: types.round, validRound, blockId: types.digest,
+    chainId: text(),
+    height: types.height,
+    round: types.round,
+    validRound,
+    blockId: types.digest,
   }),
   Account: record('Account', {
     nonce: types.count,
@@ -64,7 +78,9 @@ export const TYPES = {
 // Transactions (11.2), which a light client only passes by. A tagged record is a list that begins with its tag (2.2/3).
 
 function tagged(actions) {
-  const records = new Map(Object.entries(actions).map(([tag, fields]) => [tag, record(tag, { tag: enumeration(tag), ...fields })]));
+  const records = new Map(
+    Object.entries(actions).map(([tag, fields]) => [tag, record(tag, { tag: enumeration(tag), ...fields })]),
+  );
   return {
     encode: (value) => records.get(value.tag).encode(value),
     read(reader) {
@@ -81,11 +97,22 @@ function tagged(actions) {
 const { address, amount, basisPoints, count, digest, millinats, publicKey } = types;
 const shortText = text(64);
 const axisScores = record('AxisScores', {
-  novelty: basisPoints, reproducibility: basisPoints, alignment: basisPoints, truthfulness: basisPoints, objectivity: basisPoints,
+  novelty: basisPoints,
+  reproducibility: basisPoints,
+  alignment: basisPoints,
+  truthfulness: basisPoints,
+  objectivity: basisPoints,
 });
-const probeScore = record('ProbeScore', { logProb: millinats, conditionalCurvature: millinats, perturbationCurvature: millinats });
+const probeScore = record('ProbeScore', {
+  logProb: millinats,
+  conditionalCurvature: millinats,
+  perturbationCurvature: millinats,
+});
 const submissionReport = record('SubmissionReport', {
-  trainer: address, available: bool, profile: list(probeScore, 256), sketch: list(int(-(2n ** 62n), 2n ** 62n), 256),
+  trainer: address,
+  available: bool,
+  profile: list(probeScore, 256),
+  sketch: list(int(-(2n ** 62n), 2n ** 62n), 256),
 });
 const segmentRef = record('SegmentRef', { digest, size: count });
 const reportScores = { round: count, submissions: list(submissionReport, 64), base: list(probeScore, 256) };
@@ -93,10 +120,21 @@ const actions = {
   transfer: { to: address, amount },
   bond: { amount, onionTip: digest },
   unbond: { amount },
-  'propose-data': { segments: list(segmentRef, 64, 1), title: shortText, language: shortText, licence: shortText, stake: amount },
+  'propose-data': {
+    segments: list(segmentRef, 64, 1),
+    title: shortText,
+    language: shortText,
+    licence: shortText,
+    stake: amount,
+  },
   'commit-vote': { proposal: digest, commitment: digest },
   'reveal-vote': {
-    proposal: digest, scores: list(axisScores, 64, 1), accept: bool, harmful: bool, predictedAcceptBp: basisPoints, salt: digest,
+    proposal: digest,
+    scores: list(axisScores, 64, 1),
+    accept: bool,
+    harmful: bool,
+    predictedAcceptBp: basisPoints,
+    salt: digest,
   },
   'join-round': { round: count, stake: amount },
   'commit-weights': { round: count, commitment: digest },
@@ -106,4 +144,9 @@ const actions = {
 };
 TYPES.Action = tagged(actions);
 TYPES.ReportScores = tagged({ 'report-scores': reportScores });
-TYPES.TransactionBody = record('TransactionBody', { chainId: text(50, 1), sender: publicKey, nonce: count, action: TYPES.Action });
+TYPES.TransactionBody = record('TransactionBody', {
+  chainId: text(50, 1),
+  sender: publicKey,
+  nonce: count,
+  action: TYPES.Action,
+});

@@ -11,7 +11,14 @@ import { bytes, decode, encode, list, optional, record } from '../lib/msgpack.js
 import { blockCount, contentAddress, proveRange, treeRoot, verifyRange } from '../lib/ranges.js';
 import { decodeProof, verifyState } from '../lib/state.js';
 import {
-  CommitCertificate, decodeValidators, holdsHonest, isQuorum, totalPower, validatorsHash, verifyCertificate, voteSignBytes,
+  CommitCertificate,
+  decodeValidators,
+  holdsHonest,
+  isQuorum,
+  totalPower,
+  validatorsHash,
+  verifyCertificate,
+  voteSignBytes,
 } from '../lib/validators.js';
 import { Trie } from './fake-node.js';
 import { eachVector, fieldsOf, flat, plain, positional, skipped, unspell } from './support.js';
@@ -65,7 +72,8 @@ eachVector('identities', (each) => {
 eachVector('signatures', (each) => {
   const payload = unspell(each.payload);
   if ('message' in each) assert.equal(messageOf(each.tag, payload).toString('hex'), each.message);
-  if (!verify(unspell(each.public_key), each.tag, payload, unspell(each.signature))) throw new RemoteError('BadSignature', 'refused');
+  if (!verify(unspell(each.public_key), each.tag, payload, unspell(each.signature)))
+    throw new RemoteError('BadSignature', 'refused');
 });
 
 /** The pattern of blake3.md: byte i is (i + seed) mod 251. */
@@ -75,7 +83,8 @@ const pattern = (from, length, seed = 0) => Buffer.from(Array.from({ length }, (
 function draw(seed, tag, bounds) {
   let [stream, position, part] = [Buffer.alloc(0), 0, 0n];
   const next = () => {
-    if (position + 8 > stream.length) stream = Buffer.concat([stream, expand(Buffer.concat([seed, u64(part++)]), tag, 1024)]); // 1.4/2
+    if (position + 8 > stream.length)
+      stream = Buffer.concat([stream, expand(Buffer.concat([seed, u64(part++)]), tag, 1024)]); // 1.4/2
     position += 8;
     return stream.readBigUInt64LE(position - 8);
   };
@@ -103,18 +112,30 @@ const HASHES = {
   range(each) {
     const { size, first_block: first, block_count: count, data_from: from, data_bytes: length } = each;
     const proof = each.proof.map(unspell);
-    verifyRange({ address: unspell(each.digest), size: Number(size), first, count, bytes: pattern(from, length), proof });
+    verifyRange({
+      address: unspell(each.digest),
+      size: Number(size),
+      first,
+      count,
+      bytes: pattern(from, length),
+      proof,
+    });
     return { proof: proveRange(pattern(0, size), first, count) };
   },
 };
 
 eachVector('blake3', (each) => {
-  for (const [field, value] of Object.entries(HASHES[each.operation](each))) assert.deepEqual(plain(value), each[field], field);
+  for (const [field, value] of Object.entries(HASHES[each.operation](each)))
+    assert.deepEqual(plain(value), each[field], field);
 });
 
 /** A record that a vector writes as an object, in the form that the client has. */
 const setOf = (validators) => ({
-  validators: validators.map((each) => ({ address: unspell(each.address), publicKey: unspell(each.public_key), power: BigInt(each.power) })),
+  validators: validators.map((each) => ({
+    address: unspell(each.address),
+    publicKey: unspell(each.public_key),
+    power: BigInt(each.power),
+  })),
 });
 
 eachVector('certificates', (each, { chain_id: chainId }) => {
@@ -124,7 +145,10 @@ eachVector('certificates', (each, { chain_id: chainId }) => {
     assert.deepEqual([plain(totalPower(set)), plain(validatorsHash(set))], [each.total_power, each.hash]);
   } else if (each.operation === 'thresholds') {
     const set = { validators: [{ power: BigInt(each.total_power) }] };
-    for (const [rule, least] of [[isQuorum, each.least_quorum], [holdsHonest, each.least_honest]]) {
+    for (const [rule, least] of [
+      [isQuorum, each.least_quorum],
+      [holdsHonest, each.least_honest],
+    ]) {
       assert.deepEqual([rule(set, BigInt(least)), rule(set, BigInt(least) - 1n)], [true, false]);
     }
   } else {
@@ -137,8 +161,12 @@ eachVector('certificates', (each, { chain_id: chainId }) => {
 });
 
 const trustOf = (each) => ({
-  chainId: each.chain_id, height: BigInt(each.height), blockId: unspell(each.block_id), timeMs: BigInt(each.time_ms),
-  validators: setOf(each.validators.validators), nextValidatorsHash: unspell(each.next_validators_hash),
+  chainId: each.chain_id,
+  height: BigInt(each.height),
+  blockId: unspell(each.block_id),
+  timeMs: BigInt(each.time_ms),
+  validators: setOf(each.validators.validators),
+  nextValidatorsHash: unspell(each.next_validators_hash),
 });
 
 eachVector('light', (each) => {
@@ -161,7 +189,11 @@ eachVector('proofs', (each) => {
 });
 
 const anyBytes = bytes(0, 2 ** 24);
-const Block = record('Block', { header: Header, transactions: list(anyBytes), lastCommit: optional(CommitCertificate) });
+const Block = record('Block', {
+  header: Header,
+  transactions: list(anyBytes),
+  lastCommit: optional(CommitCertificate),
+});
 
 // A light client doesn't judge blocks. It has to find the same header and id in them.
 eachVector('blocks', (each) => {
@@ -193,7 +225,10 @@ eachVector('votes', (each, { chain_id: chainId, validators }) => {
   };
   if (each.operation === 'turns') {
     const powers = each.powers.map(BigInt);
-    assert.deepEqual(each.height_plus_round.map((sum) => turn(powers, BigInt(sum))), each.proposers);
+    assert.deepEqual(
+      each.height_plus_round.map((sum) => turn(powers, BigInt(sum))),
+      each.proposers,
+    );
   } else if (each.operation === 'vote') {
     const vote = decode(unspell(each.encoded), TYPES.Vote, 512);
     assert.deepEqual(plain(vote), each.vote);
@@ -201,10 +236,12 @@ eachVector('votes', (each, { chain_id: chainId, validators }) => {
   } else {
     const proposal = decode(unspell(each.encoded), TYPES.Proposal, 512);
     assert.deepEqual(plain(proposal), each.proposal);
-    if (proposal.validRound >= proposal.round || proposal.blockId.equals(Buffer.alloc(32))) throw new RemoteError('InvalidProposal', '9.2/6');
+    if (proposal.validRound >= proposal.round || proposal.blockId.equals(Buffer.alloc(32)))
+      throw new RemoteError('InvalidProposal', '9.2/6');
     const powers = validators.validators.map(({ power }) => BigInt(power));
     const { address } = validators.validators[turn(powers, proposal.height + BigInt(proposal.round))];
-    if (keys.has(plain(proposal.proposer)) && plain(proposal.proposer) !== address) throw new RemoteError('InvalidProposal', '9.4/1');
+    if (keys.has(plain(proposal.proposer)) && plain(proposal.proposer) !== address)
+      throw new RemoteError('InvalidProposal', '9.4/1');
     check(proposal.proposer, 'proposal', encode({ chainId, ...proposal }, TYPES.ProposalSignBytes), proposal.signature);
   }
 });
