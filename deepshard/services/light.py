@@ -6,6 +6,7 @@ proof leads to a certified state root.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -32,7 +33,7 @@ from deepshard.ledger.keys import account_key, chain_key, licence_key, model_key
 from deepshard.ledger.params import Genesis
 from deepshard.ledger.records import Account, Chain, Licence, ModelVersion
 from deepshard.ledger.trie import Proof, verify_proof
-from deepshard.limits import BLOCK_BYTES_MAX, BODY_BYTES_MAX, SYNC_BLOCKS_MAX
+from deepshard.limits import BLOCK_BYTES_MAX, BODY_BYTES_MAX, PEERS_REMEMBERED_MAX, SYNC_BLOCKS_MAX
 from deepshard.net.types import NetworkPort, PeerDown, PeerInfo, PeerUp, Received
 from deepshard.services.executor import validators_of
 from deepshard.services.view import ChainView
@@ -100,6 +101,7 @@ class LightClient:
         self.trusted: LightState = self._restore()
         self._peer_heights: dict[bytes, int] = {}
         self._asked: dict[int, tuple[bytes, float]] = {}
+        self._disappointments: Counter[bytes] = Counter()
         self._proofs: dict[int, tuple[bytes, bytes, Reply[tuple[int, bytes | None]]]] = {}
         self._roots: dict[int, bytes] = {}
         self._request = 0
@@ -204,29 +206,43 @@ class LightClient:
             case Received(peer=peer, message=Status(height=height)):
                 self._peer_heights[peer.public_key] = height
             case Received(peer=peer, message=Headers() as reply):
-                asked = self._asked.pop(reply.request, None)
+                asked = self._asked.get(reply.request)
                 if asked is not None and asked[0] == peer.public_key:
-                    self._take_headers(reply)
+                    del self._asked[reply.request]
+                    if not self._take_headers(reply):
+                        self._disappoint(peer.public_key)
             case Received(peer=peer, message=ProofReply() as reply):
                 await self._take_proof(peer, reply)
 
     async def _ask_headers(self) -> None:
+        """Ask one peer at a time; who claims a height and shows nothing for it is asked after the others."""
         now = trio.current_time()
-        self._asked = {number: entry for number, entry in self._asked.items() if entry[1] > now - QUERY_TIMEOUT_S}
+        for number, (peer, asked_at) in list(self._asked.items()):
+            if asked_at <= now - QUERY_TIMEOUT_S:
+                del self._asked[number]
+                self._disappoint(peer)
         ahead = [peer for peer, height in self._peer_heights.items() if height > self.height]
         if not ahead or self._asked:
             return
-        peer = max(ahead, key=lambda key: (self._peer_heights[key], key))
+        peer = min(ahead, key=lambda key: (self._disappointments[key], -self._peer_heights[key], key))
         self._request += 1
         self._asked[self._request] = (peer, now)
         await self._network.send(peer, HeadersRequest(self._request, self.height + 1, SYNC_BLOCKS_MAX))
 
-    def _take_headers(self, reply: Headers) -> None:
-        """Skip to the last header where the trusted validators still vouch for it, else go one by one."""
+    def _disappoint(self, peer: bytes) -> None:
+        if len(self._disappointments) > PEERS_REMEMBERED_MAX:
+            self._disappointments.clear()
+        self._disappointments[peer] += 1
+
+    def _take_headers(self, reply: Headers) -> bool:
+        """Skip to the last header where the trusted validators still vouch for it, else go one by one.
+
+        Whether there was anything new.
+        """
         blocks = [decode_light_block(*parts) for parts in reply.headers]
         blocks = [block for block in blocks if block.header.height > self.height]
         if not blocks:
-            return
+            return False
         try:
             self._trust(
                 verify_skipping(self.trusted, blocks[-1], now_ms=self._now_ms(), trusting_period_ms=TRUSTING_PERIOD_MS)
@@ -243,6 +259,7 @@ class LightClient:
                 break
             self._roots[block.header.height] = block.header.state_root
             child = block.header
+        return True
 
     def _trust(self, trusted: LightState) -> None:
         self.trusted = trusted
