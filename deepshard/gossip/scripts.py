@@ -102,8 +102,8 @@ _UNITS: Final = (
         {"tx": "forged"},
         (
             Send("a", _transactions("tx")),
-            Closed("a", ("BadSignature", "banned")),
             Absent("b", _transactions("tx")),
+            Closed("a", ("BadSignature", "banned")),
             Alive("b"),
         ),
     ),
@@ -127,8 +127,12 @@ _UNITS: Final = (
         Verdict.VALID,
         "each unit of a batch is judged by itself",
         _TWO,
-        {"tx": "transfer", "bad": "garbage"},
-        (Send("a", _transactions("bad", "tx")), Expect("b", _transactions("tx")), Alive("a")),
+        {"before": "transfer", "bad": "garbage", "after": "transfer"},
+        (
+            Send("a", _transactions("before", "bad", "after")),
+            Expect("b", _transactions("before", "after")),
+            Alive("a"),
+        ),
     ),
     Script(
         "garbage-adds-up-to-a-ban",
@@ -342,8 +346,8 @@ _REPAIR: Final = (
         (
             Send("b", Template("IDontWant", ids=("tx",))),
             Send("a", _transactions("tx"), at_s=0.3),
-            Expect("c", _transactions("tx")),
             Absent("b", _transactions("tx")),
+            Expect("c", _transactions("tx")),
             Alive("b"),
         ),
     ),
