@@ -45,6 +45,15 @@ class Fields(Mapping[str, Any]):
         return int(self[key])
 
 
+class Ended(DeepshardError):
+    """What a check raises to tell more of how a case ended than the error: what was sent, for what reason."""
+
+    def __init__(self, error: DeepshardError, **facts: Any) -> None:  # noqa: ANN401
+        super().__init__(str(error))
+        self.name = type(error).__name__
+        self.facts = {key: plain(value) for key, value in facts.items()}
+
+
 Check = Callable[[Fields], Json]
 
 
@@ -57,11 +66,14 @@ def failures(document: Json, check: Check) -> list[str]:
 
 def _failure(case: Json, shared: Json, check: Check) -> str:
     fields = Fields(case, shared)
-    expected = case["expect"] if isinstance(case["expect"], str) else case["expect"]["error"]
+    expected = case["expect"]
     try:
         computed = {key: plain(value) for key, value in check(fields).items()}
+    except Ended as ended:
+        got = {"error": ended.name, **ended.facts}
+        return "" if got == expected else f"expected {expected}, got {got}: {ended}"
     except DeepshardError as error:
-        got = type(error).__name__
+        got = {"error": type(error).__name__}
         return "" if got == expected else f"expected {expected}, got {got}: {error}"
     if expected != "ok":
         return f"expected {expected}, but it went well"

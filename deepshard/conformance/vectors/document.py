@@ -40,10 +40,18 @@ def accept(name: str, clauses: Sequence[str], **fields: Any) -> Json:  # noqa: A
     return {"name": name, "clauses": list(clauses), **_plain_fields(fields), "expect": "ok"}
 
 
-def refuse(name: str, clauses: Sequence[str], error: str, *, why: str = "", **fields: Any) -> Json:  # noqa: ANN401
-    """A case that has to end with the error of this name."""
+def refuse(
+    name: str,
+    clauses: Sequence[str],
+    error: str,
+    *,
+    why: str = "",
+    facts: Json | None = None,
+    **fields: Any,  # noqa: ANN401
+) -> Json:
+    """A case that has to end with the error of this name, and with `facts` besides."""
     reason = {"why": why} if why else {}
-    expect = {"error": error}
+    expect = {"error": error, **_plain_fields(facts or {})}
     return {"name": name, "clauses": list(clauses), **reason, **_plain_fields(fields), "expect": expect}
 
 

@@ -7,6 +7,9 @@ from typing import Any
 from deepshard.conformance.vectors.document import Json, unspell
 from deepshard.consensus.types import Validator
 from deepshard.consensus.validators import ValidatorSet
+from deepshard.identity import SecretKey
+from deepshard.wire.handshake import LocalNode
+from deepshard.wire.session import Session
 
 
 def read_validators(listed: Json) -> ValidatorSet:
@@ -16,3 +19,17 @@ def read_validators(listed: Json) -> ValidatorSet:
 
 def _read_validator(entry: dict[str, Any]) -> Validator:
     return Validator(unspell(entry["address"]), unspell(entry["public_key"]), int(entry["power"]))
+
+
+def read_session(listed: Json, *, dialling: bool, expected_key: bytes | None = None) -> Session:
+    """A session of a side of a handshake, at time 0."""
+    local = LocalNode(
+        SecretKey(unspell(listed["seed"])),
+        listed["chain_id"],
+        unspell(listed["genesis_hash"]),
+        tuple(listed["roles"]),
+        listed["listen"],
+        tuple(listed["features"]),
+    )
+    secret, nonce = unspell(listed["ephemeral_secret"]), unspell(listed["nonce"])
+    return Session(local, dialling=dialling, ephemeral_secret=secret, nonce=nonce, now=0.0, expected_key=expected_key)

@@ -250,7 +250,7 @@ def _ends() -> Iterator[Json]:
     for kind, value in (("Vote", VOTE), ("BlobReply", REPLY), ("Action", TRANSFER), ("int", 2**40), ("str", "four")):
         data = forms.encoded(value)
         why = "it ends within the value"
-        fields = {"type": kind, "bytes_max": _BOUND, "every_prefix_of": data}
+        fields: Json = {"type": kind, "bytes_max": _BOUND, "every_prefix_of": data}
         yield refuse(f"{kind} cut at every byte", (*_ENDS, "2.4/3"), _BAD, why=why, **fields)
         for extra in (b"\x00", b"\xc0", data):
             yield _bad(f"{kind} and then {extra[:4].hex()}", _ENDS, kind, data + extra, "bytes after the value")
