@@ -1,7 +1,7 @@
 """Transactions against states in every phase of proposals and rounds: decoded, checked for the mempool, put in a block.
 
-The first byte chooses the state. Signatures are taken for good, so that the fuzzer meets the rules; a block made of
-whatever passes has to execute, and money has to stay what it was.
+The first byte chooses the state, and (bit 7) whether chain id and nonce are mended. Signatures are taken for good, so
+that the fuzzer meets the rules; a block made of whatever passes has to execute, and money has to stay what it was.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Final
 
 from harness import Harness
 from ledger_network import BUYER, CHAIN_ID, INFORMANT, ONIONS, VALIDATORS, Network
+from msgspec.structs import replace
 
 from deepshard.encoding import decode, encode
 from deepshard.ledger import BlockResult, execute_block
@@ -28,6 +29,8 @@ from deepshard.ledger.transactions import (
 )
 from deepshard.limits import TRANSACTION_BYTES_MAX
 from deepshard.primitives import address_of
+
+MEND: Final = 0x80
 
 
 class Collected(Network):
@@ -66,11 +69,16 @@ def check(data: bytes) -> None:
     if not data:
         return
     states = collected()
-    state, context, _ = states[data[0] % len(states)]
-    transaction = encode(Transaction(data[1:], bytes(64)))
+    state, context, _ = states[(data[0] & ~MEND) % len(states)]
+    encoded = data[1:]
+    if data[0] & MEND:
+        body = decode(encoded, TransactionBody, bytes_max=TRANSACTION_BYTES_MAX)
+        nonce = state.account(address_of(body.sender)).nonce
+        encoded = encode(replace(body, chain_id=CHAIN_ID, nonce=nonce))
+    transaction = encode(Transaction(encoded, bytes(64)))
     verified = {transaction_id(transaction)}
     body = check_transaction(state, CHAIN_ID, transaction, verified=verified)
-    assert decode(data[1:], TransactionBody, bytes_max=TRANSACTION_BYTES_MAX) == body
+    assert decode(encoded, TransactionBody, bytes_max=TRANSACTION_BYTES_MAX) == body
     if body.nonce != state.account(address_of(body.sender)).nonce:
         return
     after = execute_block(state, context, [transaction], verified=verified).state
@@ -83,8 +91,9 @@ def seeds() -> dict[str, bytes]:
     for place, (_, _, transactions) in enumerate(collected()):
         for data in transactions:
             name = type(decode_transaction(data)[1].action).__name__
-            if sum(label.startswith(name) for label in found) < 2 and len(data) < 12_000:
-                found[f"{name}-{place}"] = bytes((place,)) + unsigned(data)
+            if sum(label.startswith(name) for label in found) < 4 and len(data) < 12_000:
+                found[f"{name}-{place}"] = bytes((place | MEND,)) + unsigned(data)
+                found[f"{name}-{place}-as-it-is"] = bytes((place,)) + unsigned(data)
     return found
 
 

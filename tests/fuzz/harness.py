@@ -22,8 +22,7 @@ from deepshard.limits import MIB
 
 FOLDER: Final = Path(__file__).parent
 CORPUS: Final = FOLDER / "corpus"
-BORROWED: Final = ("consensus", "ledger", "wire")
-"""Rooms whose test networks the harnesses build their inputs with."""
+sys.path += [str(FOLDER.parent / room) for room in ("consensus", "ledger", "wire")]  # their test networks make seeds
 
 
 Shape = Literal["bytes", "record", "chunks"]
@@ -60,9 +59,6 @@ def names() -> list[str]:
 
 def load(name: str) -> Harness:
     """The harness in `fuzz_NAME.py`."""
-    for folder in (FOLDER, *(FOLDER.parent / room for room in BORROWED)):
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
     found = importlib.import_module(f"fuzz_{name}").HARNESS
     assert isinstance(found, Harness)
     return found

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import tracemalloc
-from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import harness
+import pytest
 
 MUTATIONS = 2_000
 SECONDS_MAX = 1.5
