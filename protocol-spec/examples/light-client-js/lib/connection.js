@@ -4,7 +4,7 @@
 import { randomBytes } from 'node:crypto';
 import { connect } from 'node:net';
 import { LocalError, RemoteError } from './errors.js';
-import { Dialler } from './handshake.js';
+import { Dialler, printable } from './handshake.js';
 import * as limits from './limits.js';
 import { Link, Reason, reasonName } from './link.js';
 import { encodeMessage, Kind, replyKindOf } from './messages.js';
@@ -101,7 +101,7 @@ export class Connection {
 
   act(event) {
     if (event.type === 'goodbye') {
-      const text = event.text.replace(/[^\x20-\x7e]/g, '?');
+      const text = printable(event.text);
       this.fail(new LocalError(`${this.remote} said goodbye: ${reasonName(event.reason)}${text && `: ${text}`}`));
       return;
     }

@@ -87,10 +87,13 @@ class HandshakeRefused extends RemoteError {
   }
 }
 
+/** A peer's text, without what could forge a line or steer a terminal. */
+export const printable = (text) => text.replace(/[\p{C}\p{Z}]/gu, (letter) => (letter === ' ' ? letter : '?'));
+
 function refuse(reason, ours = '', theirs = '') {
-  const cut = (value) => [...value].slice(0, 80).join(''); // 4.6/4
+  const cut = (value) => [...printable(value)].slice(0, 80).join(''); // 4.6/4
   const refusal = { reason, ours: cut(ours), theirs: cut(theirs) };
-  const facts = ours || theirs ? `: ours is ${ours}, theirs ${theirs}` : '';
+  const facts = ours || theirs ? `: ours is ${ours}, theirs ${refusal.theirs}` : '';
   return new HandshakeRefused(`we refuse the peer: ${reason}${facts}`, message(Kind.REFUSAL, Refusal, refusal));
 }
 
@@ -144,8 +147,7 @@ export class Dialler {
 
   refused(body) {
     const { reason, ours, theirs } = decode(body, Refusal, MESSAGE_MAX); // 4.6/3
-    const printable = (value) => value.replace(/[^\x20-\x7e]/g, '?'); // 4.6/5
-    const facts = ours || theirs ? `: it has ${printable(ours)}, we have ${printable(theirs)}` : '';
+    const facts = ours || theirs ? `: it has ${printable(ours)}, we have ${printable(theirs)}` : ''; // 4.6/5
     return new HandshakeRefused(`the peer refuses us: ${reason}${facts}`, null);
   }
 

@@ -253,7 +253,13 @@ export class Link {
       if (number === CONSENSUS) throw new RemoteError('UnknownKind', `kind ${kind} on stream 0`); // 5.3/9
       return null;
     }
-    return { type: 'message', kind, message: decodeMessage(kind, frame.body), attachment: frame.attachment };
+    return {
+      type: 'message',
+      kind,
+      message: decodeMessage(kind, frame.body),
+      attachment: frame.attachment,
+      attachmentDigest: frame.attachmentDigest,
+    };
   }
 
   /** Raise a stream's limit when half of its window is used (5.4/5, 5.4/6); on a bulk stream no further than its end. */
@@ -269,11 +275,15 @@ export class Link {
   finishBulk(number) {
     this.streams.delete(number); // 5.3/3
     this.doneBulk += 1;
-    const allowed = FIRST_BULK + this.doneBulk + limits.STREAMS_OPEN_MAX; // 5.3/5
-    if (allowed - this.streamsAllowed >= limits.STREAMS_OPEN_MAX / HALF) {
-      this.streamsAllowed = allowed;
-      this.sendPacket(packet.streams(allowed));
-    }
+    this.allowStreams();
+  }
+
+  /** Raise the stream limit, for several streams at once (5.3/5). */
+  allowStreams() {
+    const allowed = FIRST_BULK + this.doneBulk + limits.STREAMS_OPEN_MAX;
+    if (allowed - this.streamsAllowed < limits.STREAMS_OPEN_MAX / HALF) return;
+    this.streamsAllowed = allowed;
+    this.sendPacket(packet.streams(allowed));
   }
 
   takeCredit({ stream, limit }) {
