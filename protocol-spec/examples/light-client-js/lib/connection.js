@@ -1,5 +1,5 @@
-// The only file with a socket: carries bytes between a TCP connection, the handshake and the link, keeps the time limits,
-// and matches replies with requests.
+// The only file with a socket: carries bytes between a TCP connection, the handshake and the link, keeps the time
+// limits, and matches replies with requests.
 
 import { randomBytes } from 'node:crypto';
 import { connect } from 'node:net';
@@ -22,7 +22,7 @@ function pending() {
 }
 
 export class Connection {
-  /** Connect, shake hands, and wait until the listener takes us in. `identity` is the network's and ours (handshake.js). */
+  /** Connect, shake hands, and wait until the listener takes us in. `identity` is as for `Dialler`. */
   static async dial(host, port, identity) {
     const connection = new Connection(host, port, identity);
     await connection.established.promise;
@@ -172,8 +172,7 @@ export class Connection {
       this.link.goodbye(Reason.SHUTTING_DOWN, '');
       this.flush();
     }
-    const closed = new Promise((resolve) => this.socket.once('close', resolve));
     this.fail(new LocalError('closed'));
-    await closed;
+    if (!this.socket.closed) await new Promise((resolve) => this.socket.once('close', resolve));
   }
 }

@@ -1,8 +1,9 @@
 // Canonical MessagePack (chapter 2): one byte form per value. A reader refuses every other form where it meets it.
-//
 // Clauses: the forms are 2.1/1 to 2.1/4, records 2.2, bounds 2.3, whole inputs 2.4.
-// A *type* has `encode(value)`, `read(reader)`, and `fromJson(value)` for the text form of genesis (10.7/2). Integers that fit a JavaScript number are numbers; a field whose
-// bound lies above 2^53 always gives a BigInt, so that a program never mixes the two by accident.
+//
+// A *type* has `encode(value)`, `read(reader)`, and `fromJson(value)` for the text form of genesis (10.7/2). A field of
+// integers that fit a JavaScript number gives numbers; one whose bound lies above 2^53 always gives a BigInt, so that a
+// program never mixes the two by accident.
 
 import { malformed, oversized } from './errors.js';
 import { concat } from './bytes.js';

@@ -10,7 +10,7 @@ import { blockCount, contentAddress } from '../lib/ranges.js';
 import { decodePlanes } from '../lib/shards.js';
 import { run } from '../lib/steps.js';
 import { amount, count, digest, height, publicKey } from '../lib/types.js';
-import { FakeNode, makeChain, Trie } from './fake-node.js';
+import { FakeNode, LEAVE, makeChain, Trie } from './fake-node.js';
 import { noise } from './support.js';
 
 const BLOCKS = 6;
@@ -336,6 +336,12 @@ test('what the peer does not have is an answer, not a fault', async () => {
   assert.equal(busy.of('blob').at(-1).requests, Math.ceil(blockCount(BASE.chunk.length) / 64) + 1);
   const none = await follow({ settings: { shard: 1 } });
   assert.equal(none.error.name, 'UsageError');
+});
+
+test('a node that leaves is no fault of this client, which ends and says so', async () => {
+  const { error, goodbyes } = await follow({ lie: (kind, fields) => (kind === Kind.PROOF_REPLY ? LEAVE : fields) });
+  assert.match(error.message, /closed the connection/);
+  assert.deepEqual(goodbyes, []);
 });
 
 test('the example of 8.4: two bf16 elements, 1.0 and -2.0', () => {

@@ -17,6 +17,8 @@ import { Listener } from './listener.js';
 const FIRST_BULK = 2;
 const BULK_CREDIT = 65_792;
 const DATA_BYTES = 65_536;
+/** What `lie` gives for a node that leaves without a word. */
+export const LEAVE = Symbol('leave');
 
 /** A state tree over a Map of keys (latin1) and values (10.6), with proofs. */
 export class Trie {
@@ -149,7 +151,8 @@ class Session {
     if (got.type !== Type.FRAME) return;
     const { kind } = got.header;
     const answer = this.node.answer(kind, decodeMessage(kind, got.part));
-    if (answer) this.send(...answer);
+    if (answer === LEAVE) this.socket.destroy();
+    else if (answer) this.send(...answer);
   }
 
   send(kind, stream, body, attachment = Buffer.alloc(0)) {
@@ -220,7 +223,8 @@ export class FakeNode {
   }
 
   gossip(kind, fields) {
-    return [kind, 1, encodeMessage(kind, this.lie(kind, fields))];
+    const told = this.lie(kind, fields);
+    return told === LEAVE ? LEAVE : [kind, 1, encodeMessage(kind, told)];
   }
 
   range({ digest, firstBlock, blockCount: most }) {
