@@ -131,6 +131,12 @@ GOSSIP_SCORE_GRAYLIST: Final = -80.0
 """Below this score it isn't heard at all."""
 VOTES_PER_STEP_MAX: Final = 3
 """Votes of one validator in one round and step that are taken in: two prove equivocation."""
+FAR_VOTES_MAX: Final = 4
+"""Votes of one validator for rounds further ahead than `FUTURE_ROUNDS_MAX` that are taken in."""
+PROPOSALS_TAKEN_PER_ROUND_MAX: Final = 16
+"""Proposals of one round that are looked at."""
+PROPOSALS_PER_HEIGHT_MAX: Final = 64
+"""Proposals of one height that are kept with their blocks."""
 
 # consensus and ledger
 TRANSACTION_BYTES_MAX: Final = 128 * KIB
