@@ -103,8 +103,8 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockCommitted:
-    """What was for later may be valid now."""
+class ProgressMade:
+    """A block was committed or a round began: what was for later may be valid now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ Event = (
     | UnitsReceived
     | UnitJudged
     | Published
-    | BlockCommitted
+    | ProgressMade
     | RelayDue
     | Heartbeat
 )

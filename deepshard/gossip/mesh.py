@@ -11,7 +11,6 @@ from __future__ import annotations
 from deepshard.gossip.allowances import Allowance
 from deepshard.gossip.control import chunks, take_control
 from deepshard.gossip.events import (
-    BlockCommitted,
     ControlReceived,
     Effect,
     Event,
@@ -21,6 +20,7 @@ from deepshard.gossip.events import (
     PeerJoined,
     PeerLeft,
     Penalise,
+    ProgressMade,
     Published,
     RejectedUnit,
     RelayDue,
@@ -72,7 +72,7 @@ class Mesh:
                 return self._publish(units)
             case Heartbeat():
                 return beat(self._state, now, rng)
-            case BlockCommitted():
+            case ProgressMade():
                 for topic in self._state.topics.values():
                     topic.postponed.clear()
                 return []

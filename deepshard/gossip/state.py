@@ -25,7 +25,7 @@ class TopicState:
     cache: UnitCache = field(default_factory=UnitCache)
     seen: SeenCache = field(default_factory=SeenCache)
     postponed: SeenCache = field(default_factory=SeenCache)
-    """Judged to be for later; forgotten with the next block."""
+    """Judged to be for later; forgotten with the next block or round."""
     rejected: SeenCache = field(default_factory=lambda: SeenCache(GOSSIP_REJECTED_MAX))
 
 
@@ -82,7 +82,7 @@ class MeshState:
         """Put a valid unit into the cache, with what is known of who has it."""
         held = self.topics[unit.topic].cache.put(unit)
         held.shown.update(peer for peer in shown if peer in self.peers)
-        held.shown.update(key for key, member in self.peers.items() if unit.id in member.unwanted)
+        held.shown.update([key for key, peer in self.peers.items() if peer.unwanted and unit.id in peer.unwanted])
         return held
 
     def forward(self, units: Iterable[Unit], targets: Iterable[bytes], *, again: bool = False) -> list[Effect]:

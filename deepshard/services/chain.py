@@ -195,7 +195,7 @@ class ChainService:
         """Judge what is new in a message; one bad unit doesn't spoil the others."""
         for unit in self._mesh.receive(peer, message):
             try:
-                judged = self._judge.judge(unit)
+                judged = self._judge.judge(unit, self._round)
             except RemoteError as error:
                 self._mesh.judge(unit, Verdict.REJECT)
                 self._network.penalise(peer.public_key, error)
@@ -219,7 +219,7 @@ class ChainService:
 
     async def _start_height(self) -> None:
         self._judge.start_height()
-        self._mesh.committed()
+        self._mesh.progress()
         self._stalled_ticks = 0
         height = self._executor.height + 1
         guarded = self._store.guard.safety()
@@ -244,9 +244,15 @@ class ChainService:
             except RemoteError as error:
                 raise LocalError(f"a stored block of height {height} no longer executes: {error}") from error
 
+    @property
+    def _round(self) -> int:
+        return 0 if self._core is None else self._core.round
+
     async def _feed(self, event: Input) -> None:
         assert self._core is not None
         transition = core.apply(self._core, event)
+        if transition.state.round != self._core.round:
+            self._mesh.progress()
         self._core = transition.state
         await self._perform(transition.effects)
 
@@ -310,7 +316,7 @@ class ChainService:
         if proposal is None:
             return
         encoded = encode(proposal)
-        self._judge.note_own_proposal(encoded, block)
+        self._judge.note_own_proposal(proposal, encoded, block)
         self._mesh.publish(BlockProposal(encoded, block))
         await self._feed(ProposalReceived(proposal, valid=True))
 
@@ -322,7 +328,7 @@ class ChainService:
 
     async def _send_vote(self, vote: Vote) -> None:
         encoded = encode(vote)
-        self._judge.note_own_vote(encoded)
+        self._judge.note_own_vote(vote, encoded)
         self._mesh.publish(Votes((encoded,)))
         await self._feed(VoteReceived(vote))
 
@@ -371,7 +377,7 @@ class ChainService:
         """Send what we know of the height being decided: its newest proposals and all votes."""
         if not follows_chain(peer):
             return
-        for message in self._judge.recall():
+        for message in self._judge.recall(self._round):
             await self._network.send(peer.public_key, message)
 
     async def _take_blocks(self, peer: PeerInfo, reply: Blocks) -> None:

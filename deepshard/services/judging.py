@@ -19,14 +19,12 @@ from deepshard.errors import InvalidBlock, RemoteError
 from deepshard.gossip import Topic, Unit, Verdict
 from deepshard.limits import BLOCK_BYTES_MAX, CLOCK_DRIFT_MS_MAX
 from deepshard.services.executor import ChainExecutor
-from deepshard.services.rebroadcast import HeightVotes
+from deepshard.services.rebroadcast import HeightProposals, HeightVotes, is_far
 from deepshard.services.transaction_gossip import TransactionGossip
 from deepshard.wire.messages import BlockProposal, Votes
 
 _log = structlog.get_logger(__name__)
 SIGNED_BYTES_MAX = 512
-PROPOSALS_MAX = 64
-"""Proposals of one height that are looked at; a proposer that equivocates can't fill the memory."""
 RECALLED_PROPOSALS, RECALLED_VOTES = 2, 256
 
 
@@ -56,40 +54,43 @@ class Judge:
         self._transactions = transactions
         self._now_ms = now_ms
         self._votes = HeightVotes()
-        self._proposals: dict[bytes, bytes] = {}
+        self._proposals = HeightProposals()
 
     def start_height(self) -> None:
         """Forget proposals and votes: another height is being decided."""
         self._votes.clear()
         self._proposals.clear()
 
-    def note_own_vote(self, vote: bytes) -> None:
+    def note_own_vote(self, vote: Vote, encoded: bytes) -> None:
         """Keep a vote of ours, to be sent again."""
-        self._votes.add(vote)
+        self._votes.add(vote, encoded, vote.round)
 
-    def note_own_proposal(self, proposal: bytes, block: bytes) -> None:
+    def note_own_proposal(self, proposal: Proposal, encoded: bytes, block: bytes) -> None:
         """Keep a proposal of ours, to be sent again."""
-        self._proposals[proposal] = block
+        self._proposals.add(proposal, encoded, block)
 
-    def recall(self) -> Iterator[BlockProposal | Votes]:
-        """What is known of the height being decided: its newest proposals and all votes."""
-        for proposal, block in list(self._proposals.items())[-RECALLED_PROPOSALS:]:
-            yield BlockProposal(proposal, block)
+    def recall(self, round_: int) -> Iterator[BlockProposal | Votes]:
+        """What is known of the height being decided, where we are in `round_`: all votes, and the newest proposals.
+
+        Votes go first: they may take a peer that lags to the round of the proposals.
+        """
         votes = self._votes.all()
         for start in range(0, len(votes), RECALLED_VOTES):
             yield Votes(votes[start : start + RECALLED_VOTES])
+        for proposal, block in self._proposals.newest(RECALLED_PROPOSALS, round_):
+            yield BlockProposal(proposal, block)
 
-    def judge(self, unit: Unit) -> Judgement:
-        """Judge a unit of a peer.
+    def judge(self, unit: Unit, round_: int) -> Judgement:
+        """Judge a unit of a peer; `round_` is that of our own consensus.
 
         Raises:
             RemoteError: it is to be rejected, and why.
         """
         match unit.content:
             case BlockProposal() as message:
-                return self._proposal(message)
+                return self._proposal(message, round_)
             case bytes() as entry if unit.topic is Topic.CONSENSUS:
-                return self._vote(entry)
+                return self._vote(entry, round_)
             case bytes() as entry:
                 return Judgement(self._transactions.take(entry))
             case content:
@@ -101,16 +102,18 @@ class Judge:
         assert encoded is not None
         self._store.save_pending_block(self._executor.height + 1, block_id, encoded)
 
-    def _proposal(self, message: BlockProposal) -> Judgement:
-        if message.proposal in self._proposals or len(self._proposals) >= PROPOSALS_MAX:
+    def _proposal(self, message: BlockProposal, round_: int) -> Judgement:
+        if message.proposal in self._proposals:
             return Judgement(Verdict.IGNORE)
         proposal = decode(message.proposal, Proposal, bytes_max=SIGNED_BYTES_MAX)
         timing = self._timing(proposal.height)
         if timing is not Verdict.VALID:
             return Judgement(timing)
+        if is_far(proposal.round, round_) or not self._proposals.admits(proposal):
+            return Judgement(Verdict.LATER)
         verify_proposal(self._chain_id, self._executor.validators, proposal)
         executes = self._executes(proposal, message.block)
-        self._proposals[message.proposal] = message.block
+        self._proposals.add(proposal, message.proposal, message.block)
         if executes:
             self.store_pending(proposal.block_id)
         author = self._executor.validators.by_address[proposal.proposer].public_key
@@ -148,18 +151,17 @@ class Judge:
         if header.time_ms > latest:
             raise InvalidBlock(f"fresh block has time {header.time_ms}, later than {latest} ms")
 
-    def _vote(self, encoded: bytes) -> Judgement:
-        if encoded in self._votes:
-            return Judgement(Verdict.IGNORE)
+    def _vote(self, encoded: bytes, round_: int) -> Judgement:
         vote = decode(encoded, Vote, bytes_max=SIGNED_BYTES_MAX)
         timing = self._timing(vote.height)
         if timing is not Verdict.VALID:
             return Judgement(timing)
-        if not self._votes.admits(vote):
+        if self._votes.has(vote, encoded):
             return Judgement(Verdict.IGNORE)
+        if not self._votes.admits(vote, round_):
+            return Judgement(Verdict.LATER)
         verify_vote(self._chain_id, self._executor.validators, vote)
-        self._votes.count(vote)
-        self._votes.add(encoded)
+        self._votes.add(vote, encoded, round_)
         author = self._executor.validators.by_address[vote.validator].public_key
         return Judgement(Verdict.VALID, author, VoteReceived(vote))
 

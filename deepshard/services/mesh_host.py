@@ -69,9 +69,9 @@ class MeshHost:
         """A second has passed."""
         self._apply(events.Heartbeat())
 
-    def committed(self) -> None:
-        """A block was committed: what was for later may be valid now."""
-        self._apply(events.BlockCommitted())
+    def progress(self) -> None:
+        """A block was committed or a round began: what was for later may be valid now."""
+        self._apply(events.ProgressMade())
 
     def _apply(self, event: events.Event) -> tuple[Unit, ...]:
         fresh: tuple[Unit, ...] = ()

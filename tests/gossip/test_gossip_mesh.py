@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from deepshard import limits
 from deepshard.gossip import Mesh, Topic, Unit, Verdict
 from deepshard.gossip.events import (
-    BlockCommitted,
+    ProgressMade,
     Control,
     ControlReceived,
     Effect,
@@ -170,7 +170,7 @@ def test_what_was_for_later_is_judged_anew_after_the_next_block_and_the_rest_is_
     driver.receive(0, later, verdict=Verdict.LATER)
     driver.receive(0, ignored, verdict=Verdict.IGNORE)
     assert examined(driver.receive(1, later, ignored)) == []
-    driver.do(BlockCommitted())
+    driver.do(ProgressMade())
     assert examined(driver.receive(1, later, ignored)) == [later]
 
 
@@ -618,7 +618,7 @@ steps = st.one_of(
         lambda n, units: UnitsReceived(key(n), tuple(units)), peers, st.lists(st.sampled_from(UNITS), max_size=5)
     ),
     st.builds(lambda unit: Published((unit,)), st.sampled_from(UNITS)),
-    st.sampled_from([Heartbeat(), RelayDue(), BlockCommitted()]),
+    st.sampled_from([Heartbeat(), RelayDue(), ProgressMade()]),
 )
 
 
@@ -632,7 +632,7 @@ def test_whatever_happens_the_invariants_hold(script: list[tuple[Event, Verdict,
     valid: set[bytes] = set()
     for event, verdict, pause_s in script:
         driver.now += pause_s
-        if isinstance(event, BlockCommitted):
+        if isinstance(event, ProgressMade):
             postponed.clear()
         if isinstance(event, Published):
             final.update(unit.id for unit in event.units)

@@ -1,17 +1,25 @@
 """The mempool, the votes of a height, and units to messages and back."""
 
+from collections import Counter
+
 import pytest
 from blake3 import blake3
 
-from deepshard.consensus.types import Vote, VoteKind
-from deepshard.encoding import encode
+from deepshard.consensus.types import Proposal, Vote, VoteKind
+from deepshard.encoding import decode, encode
 from deepshard.errors import InvalidTransaction
 from deepshard.identity import SecretKey
 from deepshard.ledger.transactions import Transfer, sign_transaction, transaction_id
-from deepshard.limits import MEMPOOL_PER_SENDER_MAX, VOTES_PER_STEP_MAX
+from deepshard.limits import (
+    FAR_VOTES_MAX,
+    FUTURE_ROUNDS_MAX,
+    MEMPOOL_PER_SENDER_MAX,
+    PROPOSALS_PER_HEIGHT_MAX,
+    VOTES_PER_STEP_MAX,
+)
 from deepshard.services.mempool import Mempool, MempoolFull
 from deepshard.services.mesh_host import messages_of, units_of
-from deepshard.services.rebroadcast import HeightVotes
+from deepshard.services.rebroadcast import VOTES_KEPT_MAX, HeightProposals, HeightVotes
 from deepshard.wire.messages import BlockProposal, Transactions, Votes
 
 KEY = SecretKey(bytes(32))
@@ -65,28 +73,52 @@ def test_mempool_does_not_keep_what_the_check_refuses() -> None:
     assert not len(mempool)
 
 
+def cast(number: int, *, kind: VoteKind = VoteKind.PREVOTE, round_: int = 0, validator: int = 0) -> Vote:
+    return Vote(kind, 5, round_, bytes([number]) * 32, bytes([validator]) * 20, bytes(64))
+
+
+def taken(votes: HeightVotes, vote: Vote, current_round: int = 0) -> bool:
+    if not votes.admits(vote, current_round):
+        return False
+    votes.add(vote, encode(vote), current_round)
+    return True
+
+
 def test_one_validator_gets_a_few_votes_a_step_and_no_more() -> None:
     kept = HeightVotes()
-    votes = [Vote(VoteKind.PREVOTE, 5, 0, bytes([n]) * 32, bytes(20), bytes(64)) for n in range(5)]
-    taken = []
-    for vote in votes:
-        if kept.admits(vote):
-            kept.count(vote)
-            taken.append(vote)
-    assert taken == votes[:VOTES_PER_STEP_MAX]
-    assert kept.admits(Vote(VoteKind.PRECOMMIT, 5, 0, bytes(32), bytes(20), bytes(64)))
-    assert kept.admits(Vote(VoteKind.PREVOTE, 5, 1, bytes(32), bytes(20), bytes(64)))
+    assert [taken(kept, cast(n)) for n in range(5)] == [True] * VOTES_PER_STEP_MAX + [False] * 2
+    assert taken(kept, cast(0, kind=VoteKind.PRECOMMIT))
+    assert taken(kept, cast(0, round_=1))
+    assert taken(kept, cast(0, validator=1))
     kept.clear()
-    assert kept.admits(votes[4])
+    assert taken(kept, cast(4))
 
 
-def test_votes_are_kept_in_order_and_once_and_clear_forgets() -> None:
+def test_a_validator_that_votes_in_every_round_there_is_takes_no_room_from_the_others() -> None:
     kept = HeightVotes()
-    for vote in (b"b", b"a", b"b"):
-        kept.add(vote)
-    assert kept.all() == (b"b", b"a")
-    kept.clear()
-    assert b"a" not in kept
+    far = [cast(1, round_=round_) for round_ in range(FUTURE_ROUNDS_MAX + 1, 5000)]
+    assert sum(taken(kept, vote) for vote in far) == FAR_VOTES_MAX
+    for round_ in range(2000):
+        taken(kept, cast(1, round_=round_), current_round=round_)
+    assert len(kept.all()) == VOTES_KEPT_MAX
+    honest = cast(2, validator=9)
+    assert taken(kept, honest)
+    assert kept.has(honest, encode(honest))
+    assert encode(honest) in kept.all()
+
+
+def test_a_proposer_that_equivocates_or_proposes_ahead_takes_no_room_from_other_rounds() -> None:
+    kept = HeightProposals()
+    for round_ in range(FUTURE_ROUNDS_MAX + 1):
+        for number in range(100):
+            offer = Proposal(5, round_, -1, bytes([number]) * 32, bytes(20), bytes(64))
+            if kept.admits(offer):
+                kept.add(offer, encode(offer), b"block")
+    held = kept.newest(1000, FUTURE_ROUNDS_MAX)
+    assert len(held) == PROPOSALS_PER_HEIGHT_MAX
+    rounds = Counter(decode(encoded, Proposal, bytes_max=512).round for encoded, _ in held)
+    assert min(rounds[round_] for round_ in range(FUTURE_ROUNDS_MAX + 1)) >= 3
+    assert [decode(encoded, Proposal, bytes_max=512).round for encoded, _ in kept.newest(2, 4)] == [4, 4]
 
 
 def test_units_fill_few_messages_and_come_back_the_same() -> None:
