@@ -77,7 +77,8 @@ function version(decoded, parent = null) {
 
 const BASE = version(noise(ROWS * WIDTH * 2 + 28, 5));
 const CHILD = version(Buffer.from(BASE.decoded).fill(7, 1000, 5000), BASE);
-const BLOBS = [BASE, CHILD].flatMap(({ manifest, chunk }) => [manifest, chunk]);
+const byAddress = (blobs) => new Map(blobs.map((blob) => [contentAddress(blob).toString('hex'), blob]));
+const BLOBS = byAddress([BASE, CHILD].flatMap(({ manifest, chunk }) => [manifest, chunk]));
 
 const GENESIS = {
   chainId: 'test',
@@ -321,7 +322,7 @@ test('a range that does not lead to its address is refused', async () => {
 });
 
 test('what the peer does not have is an answer, not a fault', async () => {
-  const { error, goodbyes } = await follow({ blobs: [BASE.manifest] });
+  const { error, goodbyes } = await follow({ blobs: byAddress([BASE.manifest]) });
   assert.match(error.message, /answered NOT_FOUND/);
   assert.deepEqual(
     goodbyes.map(({ reason }) => reason),

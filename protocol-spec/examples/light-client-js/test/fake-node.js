@@ -9,7 +9,7 @@ import { blockId, Header } from '../lib/light.js';
 import { decodeMessage, encodeMessage, Kind } from '../lib/messages.js';
 import { encode } from '../lib/msgpack.js';
 import { packet, Type } from '../lib/packets.js';
-import { blockCount, BLOCK_BYTES, contentAddress, proveRange, rangeBytes } from '../lib/ranges.js';
+import { blockCount, BLOCK_BYTES, proveRange, rangeBytes } from '../lib/ranges.js';
 import { Proof } from '../lib/state.js';
 import { CommitCertificate, PRECOMMIT, ValidatorSet, validatorsHash, voteSignBytes } from '../lib/validators.js';
 import { Listener } from './listener.js';
@@ -190,7 +190,7 @@ export class FakeNode {
       network: { chainId: genesis.chainId, genesisHash: genesisHash(genesis) },
     });
     this.secret = secretKey(Buffer.alloc(32, 77));
-    this.blobs = new Map(blobs.map((blob) => [contentAddress(blob).toString('hex'), blob]));
+    this.blobs = blobs; // by their addresses in hexadecimal
     this.server = createServer((socket) => new Session(socket, this));
   }
 

@@ -1,7 +1,7 @@
 // What tests share.
 
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -65,11 +65,25 @@ export const skipped = SKIPPED;
 // DEEPSHARD_VECTORS names another folder of vectors to try.
 const FOLDER = process.env.DEEPSHARD_VECTORS ?? fileURLToPath(new URL('../../../vectors', import.meta.url));
 
+const READ = new Set();
+
+/** Tell which vector files nobody has read, of those that are no business of a light client. */
+export function tellUnread(others) {
+  test('vector files that are not read here', (t) => {
+    const names = existsSync(FOLDER) ? readdirSync(FOLDER).filter((name) => name.endsWith('.json')) : [];
+    const unread = names
+      .map((name) => name.slice(0, -'.json'.length))
+      .filter((name) => !READ.has(name) && !others.includes(name));
+    t.diagnostic(unread.join(', ') || 'none');
+  });
+}
+
 /**
  * Run `check(case, document)` for every case of protocol-spec/vectors/NAME.json, if the file is there. A case that expects
  * an error has to throw a RemoteError (or TrustExpired) of that name; any other has to return, or throw nothing.
  */
 export function eachVector(name, check) {
+  READ.add(name);
   const path = join(FOLDER, `${name}.json`);
   if (!existsSync(path)) {
     test(`vectors ${name}`, { skip: `${name}.json is not there` }, () => {});

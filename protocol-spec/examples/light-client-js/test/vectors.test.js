@@ -21,7 +21,7 @@ import {
   voteSignBytes,
 } from '../lib/validators.js';
 import { Trie } from './fake-node.js';
-import { eachVector, fieldsOf, flat, plain, positional, skipped, unspell } from './support.js';
+import { eachVector, fieldsOf, flat, plain, positional, skipped, unspell, tellUnread } from './support.js';
 import { TYPES } from './types.js';
 
 eachVector('encoding', (each) => {
@@ -245,3 +245,5 @@ eachVector('votes', (each, { chain_id: chainId, validators }) => {
     check(proposal.proposer, 'proposal', encode({ chainId, ...proposal }, TYPES.ProposalSignBytes), proposal.signature);
   }
 });
+
+tellUnread(['handshake', 'packets', 'frames', 'streams']); // wire-vectors.test.js
