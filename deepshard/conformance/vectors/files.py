@@ -19,11 +19,18 @@ NAMES: Final = (
     "packets",
     "frames",
     "streams",
+    "manifests",
+    "chunks",
+    "placement",
     "votes",
     "certificates",
     "blocks",
     "light",
     "proofs",
+    "draws",
+    "tally",
+    "verdict",
+    "price",
 )
 
 

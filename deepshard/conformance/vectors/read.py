@@ -8,6 +8,7 @@ from deepshard.conformance.vectors.document import Json, unspell
 from deepshard.consensus.types import Validator
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.identity import SecretKey
+from deepshard.shards.manifest import ShardEntry, TensorEntry, TensorSlice
 from deepshard.wire.handshake import LocalNode
 from deepshard.wire.session import Session
 
@@ -33,3 +34,22 @@ def read_session(listed: Json, *, dialling: bool, expected_key: bytes | None = N
     )
     secret, nonce = unspell(listed["ephemeral_secret"]), unspell(listed["nonce"])
     return Session(local, dialling=dialling, ephemeral_secret=secret, nonce=nonce, now=0.0, expected_key=expected_key)
+
+
+def read_tensor(listed: Json) -> TensorEntry:
+    """A tensor of a manifest."""
+    return TensorEntry(listed["name"], listed["dtype"], tuple(listed["shape"]))
+
+
+def read_shard(listed: Json) -> ShardEntry:
+    """A shard of a manifest."""
+    slices = tuple(TensorSlice(part["tensor"], part["row_start"], part["row_count"]) for part in listed["slices"])
+    return ShardEntry(
+        slices,
+        listed["decoded_bytes"],
+        unspell(listed["decoded_digest"]),
+        listed["codec"],
+        unspell(listed["chunk"]),
+        listed["chunk_bytes"],
+        unspell(listed["base"]),
+    )

@@ -1,0 +1,19 @@
+"""Checks of `placement.json`."""
+
+from __future__ import annotations
+
+from deepshard.conformance.vectors.check import Fields
+from deepshard.conformance.vectors.document import Json, unspell
+from deepshard.shards.placement import holders, log2_fixed, shard_key
+
+
+def check(case: Fields) -> Json:
+    """Do what `operation` says."""
+    match case["operation"]:
+        case "key":
+            return {"key": shard_key(case["tensor"], case.number("row"))}
+        case "logarithm":
+            return {"logarithm": log2_fixed(case.number("argument"))}
+        case _:
+            validators = [(unspell(address), int(weight)) for address, weight in case["validators"]]
+            return {"holders": holders(case.data("key"), validators, case.number("replication"))}
