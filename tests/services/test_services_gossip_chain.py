@@ -8,16 +8,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 
+from deepshard.consensus.types import VOTE_TAG, Vote, VoteKind
+from deepshard.encoding import encode
 from deepshard.identity import SecretKey
 from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator
 from deepshard.ledger.transactions import Transfer
 from deepshard.primitives import UNITS_PER_TOKEN as TOKEN
-from deepshard.primitives import content_digest
+from deepshard.primitives import ZERO_DIGEST, content_digest
 from deepshard.testing.builders import SMALL_PARAMS
 from deepshard.testing.chain_cluster import ChainCluster, FullNode
 from deepshard.wire.messages import BlockProposal, Graft, IDontWant, IHave, IWant, Message, Prune, Transactions, Votes
@@ -60,18 +63,18 @@ def lose(cluster: ChainCluster, share: float, seed: int) -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.2])
 async def test_lost_gossip_slows_consensus_but_does_not_stop_it(
-    share: float, tmp_path: Path, autojump_clock: trio.testing.MockClock
+    share: float, memory_folder: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with validators(5, tmp_path) as (cluster, nodes):
+    async with validators(5, memory_folder) as (cluster, nodes):
         lose(cluster, share, seed=3)
         cluster.connect(*nodes)
         await cluster.reach(20, nodes, within_s=80)
         assert all(node.port.penalties == [] for node in nodes)
 
 
-async def test_votes_and_blocks_cross_a_ring(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+async def test_votes_and_blocks_cross_a_ring(memory_folder: Path, autojump_clock: trio.testing.MockClock) -> None:
     """Nobody hears more than two others directly, so everything has to be passed on three times."""
-    async with validators(7, tmp_path) as (cluster, nodes):
+    async with validators(7, memory_folder) as (cluster, nodes):
         for one, other in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
             cluster.connect(one, other)
         follower = cluster.start("alice", ALICE)
@@ -81,16 +84,38 @@ async def test_votes_and_blocks_cross_a_ring(tmp_path: Path, autojump_clock: tri
         assert all(node.port.penalties == [] for node in [follower, *nodes])
 
 
-async def test_a_lossy_ring_still_decides(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
-    async with validators(5, tmp_path) as (cluster, nodes):
+async def test_a_lossy_ring_still_decides(memory_folder: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with validators(5, memory_folder) as (cluster, nodes):
         lose(cluster, 0.2, seed=4)
         for one, other in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
             cluster.connect(one, other)
         await cluster.reach(10, nodes, within_s=120)
 
 
+async def test_a_validator_that_votes_for_thousands_of_rounds_stops_nobody(
+    memory_folder: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with validators(4, memory_folder) as (cluster, nodes):
+        *honest, hostile = nodes
+        await cluster.stop(hostile.name)
+        mallory = cluster.network.join("mallory")
+        cluster.connect(*honest)
+        cluster.network.connect("mallory", *(node.port.name for node in honest))
+        await cluster.reach(2, honest)
+        height = max(node.view.height for node in honest) + 1
+        flood = []
+        for round_ in range(4500):
+            vote = Vote(VoteKind.PREVOTE, height, round_, ZERO_DIGEST, hostile.key.address, bytes(64))
+            signature = hostile.key.sign(VOTE_TAG, vote.sign_bytes(cluster.genesis.chain_id))
+            flood.append(encode(msgspec.structs.replace(vote, signature=signature)))
+        for start in range(0, len(flood), 500):
+            mallory.broadcast(Votes(tuple(flood[start : start + 500])))
+        await cluster.reach(height + 3, honest, within_s=60)
+        assert all(node.port.penalties == [] for node in honest)
+
+
 async def test_twenty_validators_send_each_vote_a_bounded_number_of_times(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    memory_folder: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     sent: Counter[str] = Counter()
 
@@ -98,7 +123,7 @@ async def test_twenty_validators_send_each_vote_a_bounded_number_of_times(
         sent[type(message).__name__] += len(message.votes) if isinstance(message, Votes) else 1
         return message, attachment
 
-    async with validators(20, tmp_path) as (cluster, nodes):
+    async with validators(20, memory_folder) as (cluster, nodes):
         cluster.network.tamper = count
         cluster.connect(*nodes)
         await cluster.reach(3, nodes, within_s=60)

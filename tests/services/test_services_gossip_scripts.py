@@ -189,9 +189,9 @@ def contents(message: Message) -> tuple[bytes, ...]:
 @pytest.mark.parametrize(
     "script", [pytest.param(each, id=each.name, marks=pytest.mark.clause(*each.clauses)) for each in SCRIPTS]
 )
-async def test_script(script: Script, tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+async def test_script(script: Script, memory_folder: Path, autojump_clock: trio.testing.MockClock) -> None:
     async with trio.open_nursery() as nursery:
-        running = ChainCluster(GENESIS, {VALIDATOR.address: ONION}, tmp_path, nursery)
+        running = ChainCluster(GENESIS, {VALIDATOR.address: ONION}, memory_folder, nursery)
         node = running.start("target", VALIDATOR)
         await running.reach(PLAYED_FROM_HEIGHT, [node])
         links = {}
