@@ -14,7 +14,9 @@ import { FakeNode, LEAVE, makeChain, Trie } from './fake-node.js';
 import { noise } from './support.js';
 
 const BLOCKS = 6;
-const KEYS = [1, 2, 3, 4].map((byte) => secretKey(Buffer.alloc(32, byte)));
+const ALL_KEYS = Array.from({ length: 9 }, (_, i) => secretKey(Buffer.alloc(32, i + 1)));
+const KEYS = ALL_KEYS.slice(0, 4);
+const always = () => KEYS;
 const OURS = secretKey(Buffer.alloc(32, 9));
 const [ROWS, WIDTH] = [600, 1000];
 const TENSORS = [
@@ -154,9 +156,16 @@ function stateOf({ manifest, root }) {
 }
 
 /** Run the client against a node; gives the steps it told, the error it ended with, and the goodbyes the node got. */
-async function follow({ newest = BASE, blocks = (chain) => chain, blobs = BLOBS, settings = {}, lie } = {}) {
+async function follow({
+  newest = BASE,
+  blocks = (chain) => chain,
+  keysAt = always,
+  blobs = BLOBS,
+  settings = {},
+  lie,
+} = {}) {
   const trie = stateOf(newest);
-  const chain = makeChain(GENESIS, KEYS, BLOCKS, { stateRoot: trie.root, manifest: contentAddress(newest.manifest) });
+  const chain = makeChain(GENESIS, keysAt, BLOCKS, { stateRoot: trie.root, manifest: contentAddress(newest.manifest) });
   const node = new FakeNode({ genesis: GENESIS, blocks: blocks(chain), trie, blobs, lie });
   const port = await node.listen();
   const steps = [];
@@ -223,6 +232,19 @@ test('an honest node: headers, proofs, the manifest and a shard in several range
     goodbyes.map(({ reason }) => reason),
     [0],
   );
+});
+
+test('a header signed by strangers is reached by way of headers between', async () => {
+  const keysAt = (height) => ALL_KEYS.slice(height - 1, height + 3); // one comes and one goes with every block
+  const { error, of } = await follow({ keysAt, settings: { headers: 0, shard: null } });
+  assert.equal(error, null, error?.stack);
+  const heights = (name) => of(name).map(({ height: at, how }) => [at, how ?? 'too far']);
+  assert.deepEqual(heights('too-far'), Array(2).fill([BLOCKS, 'too far']));
+  assert.deepEqual(heights('header'), [
+    [3, 'skipping'],
+    [5, 'skipping'],
+    [BLOCKS, 'sequential'],
+  ]);
 });
 
 test('a delta is decoded on top of its parent', async () => {

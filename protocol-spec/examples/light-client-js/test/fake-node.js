@@ -64,22 +64,22 @@ export class Trie {
   }
 }
 
-/** Light blocks 1 to `count` after genesis, by these keys, which all sign; `stateRoot` and `manifest` are those of all. */
-export function makeChain(genesis, keys, count, { stateRoot, manifest }) {
-  const set = {
-    validators: keys
+/** Light blocks 1 to `count` after genesis; `keysAt(height)` sign. `stateRoot` and `manifest` are those of all. */
+export function makeChain(genesis, keysAt, count, { stateRoot, manifest }) {
+  const setAt = (height) => ({
+    validators: keysAt(height)
       .map((key) => ({ address: addressOf(key.public), publicKey: key.public, power: 10n }))
       .sort((a, b) => Buffer.compare(a.address, b.address)),
-  };
-  const byAddress = new Map(keys.map((key) => [addressOf(key.public).toString('hex'), key]));
+  });
   const blocks = [];
   let parentId = genesisHash(genesis);
-  for (let height = 1n; height <= BigInt(count); height += 1n) {
+  for (let height = 1; height <= count; height += 1) {
+    const set = setAt(height);
     const header = {
       version: 1,
       chainId: genesis.chainId,
-      height,
-      timeMs: genesis.timeMs + height,
+      height: BigInt(height),
+      timeMs: genesis.timeMs + BigInt(height),
       parentId,
       proposer: set.validators[0].address,
       lastCommitHash: Buffer.alloc(32),
@@ -87,13 +87,14 @@ export function makeChain(genesis, keys, count, { stateRoot, manifest }) {
       stateRoot,
       receiptsRoot: Buffer.alloc(32),
       validatorsHash: validatorsHash(set),
-      nextValidatorsHash: validatorsHash(set),
+      nextValidatorsHash: validatorsHash(setAt(height + 1)),
       manifest,
       onionPreimage: Buffer.alloc(32),
     };
     parentId = blockId(header);
-    const vote = { height, round: 0, blockId: parentId };
+    const vote = { height: header.height, round: 0, blockId: parentId };
     const signed = voteSignBytes(genesis.chainId, { kind: PRECOMMIT, ...vote });
+    const byAddress = new Map(keysAt(height).map((key) => [addressOf(key.public).toString('hex'), key]));
     const signatures = set.validators.map(({ address }) => ({
       validator: address,
       signature: sign(byAddress.get(address.toString('hex')), 'vote', signed),
