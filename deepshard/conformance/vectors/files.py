@@ -27,6 +27,8 @@ NAMES: Final = (
     "blocks",
     "light",
     "proofs",
+    "transactions",
+    "rounds",
     "draws",
     "tally",
     "verdict",
