@@ -5,6 +5,7 @@ import { decode, record } from './msgpack.js';
 import { amount, count, digest, height, publicKey } from './types.js';
 
 const RECORD_BYTES_MAX = 64 * 1024;
+const MODEL_ATTEMPTS = 3;
 
 const Chain = record('Chain', { height, beacon: digest, round: count, version: count, epoch: count });
 const ModelVersion = record('ModelVersion', {
@@ -24,15 +25,17 @@ function modelKey(version) {
 
 /** The newest accepted weights, proven, as {model, height}. */
 export async function currentModel(follower) {
-  const { value: chain } = await follower.prove(Buffer.from('chain', 'ascii'));
-  if (chain === null) throw new LocalError('the state has no chain record');
-  const { version } = decode(chain, Chain, RECORD_BYTES_MAX);
-  const { value, header } = await follower.prove(modelKey(version));
-  if (value === null) throw new LocalError(`the state has no weights of version ${version}`);
-  const model = decode(value, ModelVersion, RECORD_BYTES_MAX);
-  // Another manifest in the header means that a round ended between the two proofs: it names the newer version (10.2/3).
-  if (!model.manifest.equals(header.manifest)) return currentModel(follower);
-  return { model, height: Number(header.height) };
+  for (let attempt = 0; attempt < MODEL_ATTEMPTS; attempt += 1) {
+    const { value: chain } = await follower.prove(Buffer.from('chain', 'ascii'));
+    if (chain === null) throw new LocalError('the state has no chain record');
+    const { version } = decode(chain, Chain, RECORD_BYTES_MAX);
+    const { value, header } = await follower.prove(modelKey(version));
+    if (value === null) throw new LocalError(`the state has no weights of version ${version}`);
+    const model = decode(value, ModelVersion, RECORD_BYTES_MAX);
+    if (model.manifest.equals(header.manifest)) return { model, height: Number(header.height) };
+    // The certified header names a newer version (10.2/3): a round ended between the two proofs.
+  }
+  throw new LocalError('the proven model is not the one of the certified header');
 }
 
 /** Whether an address has a licence, proven: {height, lastVersion}, where lastVersion is null without one. */

@@ -8,8 +8,8 @@ import { LocalError, UsageError } from './errors.js';
 import { Follower } from './follower.js';
 import { firstValidators, genesisHash } from './genesis.js';
 import * as limits from './limits.js';
-import { currentModel, licence } from './records.js';
 import { checkChild, decodeManifest } from './manifest.js';
+import { currentModel, licence } from './records.js';
 import { decodeShard } from './shards.js';
 import { totalPower } from './validators.js';
 

@@ -361,6 +361,12 @@ test('what the peer does not have is an answer, not a fault', async () => {
   assert.equal(none.error.name, 'UsageError');
 });
 
+test('a proven model that the certified header does not name is not taken', async () => {
+  const chain = makeChain(GENESIS, always, BLOCKS, { stateRoot: stateOf(BASE).root, manifest: noise(32) });
+  const { error } = await follow({ blocks: () => chain });
+  assert.match(error.message, /not the one of the certified header/);
+});
+
 test('a node that leaves is no fault of this client, which ends and says so', async () => {
   const { error, goodbyes } = await follow({ lie: (kind, fields) => (kind === Kind.PROOF_REPLY ? LEAVE : fields) });
   assert.match(error.message, /closed the connection/);
