@@ -12,7 +12,15 @@ from deepshard.conformance import packets as wire
 from deepshard.conformance.inbound import Packet
 from deepshard.conformance.opening import REFUSAL, read_refusal
 from deepshard.conformance.peer import Ended, RawPeer
-from deepshard.wire.messages import Message
+from deepshard.wire.messages import (
+    Blocks,
+    BlocksRequest,
+    HaveReply,
+    HaveRequest,
+    Message,
+    ProofReply,
+    ProofRequest,
+)
 
 M = TypeVar("M", bound=Message)
 PROBE_AFTER_S = 1.0
@@ -99,6 +107,31 @@ async def alive(peer: RawPeer, expected: str = "") -> None:
     wanted = (expected + ", and " if expected else "") + "the link still up: a PING answered"
     await peer.send_quietly(wire.ping(nonce))
     await until(peer, lambda packet: packet.kind == wire.PONG and packet.number == nonce, wanted)
+
+
+async def unblamed(peer: RawPeer, expected: str) -> None:
+    """The link is up, also when the target's services have dealt with all that was sent: they answer what came later.
+
+    Raises:
+        ClauseFailed: it isn't.
+    """
+    numbers = [randbits(60) for _ in range(3)]
+    waiting = dict(zip((Blocks, ProofReply, HaveReply), numbers, strict=True))
+    notes = list(peer.notes)
+    await peer.say(BlocksRequest(numbers[0], 1, 1))
+    await peer.say(ProofRequest(numbers[1], b"chain"))
+    await peer.say(HaveRequest(numbers[2], (bytes(32),)))
+    peer.notes.clear()
+    peer.notes.extend(notes)
+
+    def is_last(packet: Packet) -> bool:
+        answer = packet.message
+        if isinstance(answer, Blocks | ProofReply | HaveReply) and waiting.get(type(answer)) == answer.request:
+            del waiting[type(answer)]
+        return not waiting
+
+    await until(peer, is_last, expected + ", and the link still up: requests answered")
+    await alive(peer, expected)
 
 
 async def taken_in_and_alive(peer: RawPeer) -> None:

@@ -6,17 +6,14 @@ The genesis gives one account to the suite, and the validator holds one blob, so
 from __future__ import annotations
 
 import json
-import os
-import select
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import trio
 from nacl.pwhash import argon2id
 
 from deepshard.identity import SecretKey, write_key_file
@@ -58,7 +55,7 @@ class SoloNode:
     listen: str
     genesis: Path
     account: Path
-    process: subprocess.Popen[bytes]
+    log: list[bytes]
 
 
 def prepare(folder: Path) -> list[str]:
@@ -87,55 +84,46 @@ def prepare(folder: Path) -> list[str]:
     return [part for name, value in options.items() for part in (f"--{name}", str(value))]
 
 
-@contextmanager
-def solo_node(folder: Path, command: Sequence[str] = (sys.executable, "-m", "deepshard.node")) -> Iterator[SoloNode]:
-    """A validator in a process of its own, with a few blocks made; `command` may start a broken one."""
-    arguments = [*command, *prepare(folder)]
-    log = (folder / "node.log").open("w+b")
-    process = subprocess.Popen(
-        arguments,
-        stderr=subprocess.PIPE,
-        stdout=log,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
+@asynccontextmanager
+async def solo_node(
+    folder: Path, *, blocks: int = 2, command: Sequence[str] = ("-m", "deepshard.node")
+) -> AsyncIterator[SoloNode]:
+    """A validator in a process of its own, with so many blocks made; `command` may start a broken one."""
+    arguments = [sys.executable, *command, *prepare(folder)]
+    process = await trio.lowlevel.open_process(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    log: list[bytes] = []
     try:
-        listen = _wait_until_ready(process, log)
-        yield SoloNode(listen, folder / "genesis.json", folder / "account", process)
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(PATIENCE_S):
+                listen = await nursery.start(_read_log, process, log, blocks)
+            yield SoloNode(listen, folder / "genesis.json", folder / "account", log)
+            nursery.cancel_scope.cancel()
     finally:
         process.kill()
-        process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
-        log.close()
+        with trio.CancelScope(shield=True):
+            await process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], log: Any, *, blocks: int = 2) -> str:
-    """Read the log until the node has made a few blocks; from then on somebody must go on reading it."""
+async def _read_log(
+    process: trio.Process,
+    log: list[bytes],
+    blocks: int,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Keep the log read, so that the node never waits for it; started when it is ready and has its blocks."""
     assert process.stderr is not None
-    listen, rest = "", b""
-    lines: list[bytes] = []
-    while True:
-        ready, _, _ = select.select([process.stderr], [], [], PATIENCE_S)
-        data = os.read(process.stderr.fileno(), 1 << 16) if ready else b""
-        assert data, f"the node is not ready after {PATIENCE_S} s, or has ended: {lines[-5:]} {rest!r}"
-        log.write(data)
-        *whole, rest = (rest + data).split(b"\n")
-        lines += whole
-        for line in whole:
+    listen, height, rest, is_started = "", 0, b"", False
+    async for data in process.stderr:
+        *lines, rest = (rest + data).split(b"\n")
+        log += lines
+        for line in lines if not is_started else ():
             entry = json.loads(line) if line.startswith(b"{") else {}
             if entry.get("event") == "node.ready":
                 listen = entry["listen"]
-            if entry.get("event") == "block.committed" and entry["height"] >= blocks:
-                threading.Thread(target=_drain, args=(process, log), daemon=True).start()
-                return listen
-
-
-def _drain(process: subprocess.Popen[bytes], log: Any) -> None:
-    assert process.stderr is not None
-    try:
-        while data := os.read(process.stderr.fileno(), 1 << 16):
-            log.write(data)
-            log.flush()
-    except (OSError, ValueError):
-        return  # the test has ended
+            if entry.get("event") == "block.committed":
+                height = entry["height"]
+        if not is_started and listen and height >= blocks:
+            is_started = True
+            task_status.started(listen)
+    assert is_started, f"the node has ended: {log[-5:]} {rest!r}"

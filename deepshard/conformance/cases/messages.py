@@ -112,7 +112,7 @@ async def unasked_answer(harness: Harness, message: Message) -> None:
     peer = await harness.link()
     for _ in range(8):
         await peer.say(message)
-    await expect.alive(peer, "the answers ignored")
+    await expect.unblamed(peer, "the answers ignored")
 
 
 @case("6.1/3", title="an answer carries its request's number: {}", each=[0, 1, 2**31, 2**62])
@@ -170,7 +170,7 @@ async def without_service(harness: Harness) -> None:
     for number in range(20):
         await peer.say(Headers(number, ()))
         await peer.say(ProofReply(number, 1, None, b""))
-    await expect.alive(peer)
+    await expect.unblamed(peer, "no more than a point for each")
 
 
 @case("6.4/1", title="Peers with {!r} for an address is refused", each={repr(text): text for text in NO_ADDRESSES})
@@ -217,7 +217,7 @@ async def lower_height(harness: Harness) -> None:
     peer = await harness.link()
     for height in (5, 3, 0, 4):
         await peer.say(Status(height))
-    await expect.alive(peer)
+    await expect.unblamed(peer, "any height accepted")
 
 
 @case(
