@@ -116,6 +116,8 @@ GOSSIP_ASKED_PEERS_MAX: Final = 3
 """Peers asked for one unit."""
 GOSSIP_IDONTWANT_BYTES_MIN: Final = 16 * KIB
 """Units of this size or more are announced by IDONTWANT."""
+GOSSIP_IDONTWANTS_PER_HEARTBEAT_MAX: Final = 16
+"""IDONTWANTs that we send to one peer between two heartbeats."""
 GOSSIP_IDONTWANT_IDS_MAX: Final = 1024
 """Ids that one peer doesn't want and that are remembered."""
 GOSSIP_FLOOD_BYTES_MAX: Final = 64 * KIB
