@@ -22,6 +22,7 @@ OPPORTUNE_BEATS = 60
 def beat(state: MeshState, now: float, rng: Rng) -> list[Effect]:
     """One heartbeat."""
     state.beat += 1
+    state.declined = 0
     _count_faults(state, now)
     scores = state.score_table()
     effects: list[Effect] = []

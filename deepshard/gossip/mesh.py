@@ -37,6 +37,7 @@ from deepshard.limits import (
     GOSSIP_CACHE_UNITS_MAX,
     GOSSIP_FLOOD_BYTES_MAX,
     GOSSIP_IDONTWANT_BYTES_MIN,
+    GOSSIP_IDONTWANTS_PER_HEARTBEAT_MAX,
     GOSSIP_SCORE_GRAYLIST,
     GOSSIP_SCORE_PUBLISH,
     GOSSIP_SUBNET_MESH_MAX,
@@ -149,10 +150,13 @@ class Mesh:
         """Tell the mesh which large units need not be sent to us any more."""
         effects: list[Effect] = []
         for topic in self._state.topics.values():
+            if self._state.declined >= GOSSIP_IDONTWANTS_PER_HEARTBEAT_MAX:
+                break
             ids = tuple(
                 unit.id for unit in fresh if unit.topic == topic.topic and unit.size >= GOSSIP_IDONTWANT_BYTES_MIN
             )
             for portion in chunks(ids):
+                self._state.declined += 1
                 effects += [Tell(peer, IDontWant(portion)) for peer in topic.mesh if peer != source]
         return effects
 

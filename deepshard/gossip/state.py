@@ -50,6 +50,8 @@ class MeshState:
         self.pending: dict[bytes, Pending] = {}
         self.fresh: list[Unit] = []
         """Valid units that wait for others to share a message with."""
+        self.declined = 0
+        """IDONTWANTs said to everybody in a mesh since the last heartbeat."""
         self.beat = 0
         self.aged_at: float | None = None
 

@@ -11,6 +11,7 @@ import trio
 from deepshard.gossip import Mesh, Topic, Unit, Verdict, events
 from deepshard.gossip.subnets import subnet_of
 from deepshard.gossip.units import entry_unit, whole_unit
+from deepshard.limits import GOSSIP_SUBNET_MESH_MAX
 from deepshard.net.types import NetworkPort, PeerInfo
 from deepshard.primitives import tagged_hash
 from deepshard.services.block_sync import follows_chain
@@ -26,18 +27,29 @@ BATCH_ENTRIES_MAX, BATCH_BYTES_MAX = 256, 256 * 1024
 class MeshHost:
     """One node's mesh, wired to its network. `later` calls `relay` after so many seconds.
 
-    Chance comes from the node's secret: nobody else can foresee whom it grafts, and tests repeat.
+    At most `subnet_max` peers of one /24 (IPv4) or /64 (IPv6) are in a mesh; loopback, private and link-local addresses
+    count only if `count_private` says so. Chance comes from the node's secret: nobody else can foresee whom it grafts,
+    and tests repeat.
     """
 
-    def __init__(self, network: NetworkPort, *, secret: bytes, later: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        network: NetworkPort,
+        *,
+        secret: bytes,
+        later: Callable[[float], None],
+        subnet_max: int = GOSSIP_SUBNET_MESH_MAX,
+        count_private: bool = False,
+    ) -> None:
         self._network = network
         self._later = later
-        self._mesh = Mesh()
+        self._mesh = Mesh(subnet_max=subnet_max)
+        self._count_private = count_private
         self._rng = Random(tagged_hash("gossip chance", secret))  # noqa: S311  # picks peers, keeps no secret
 
     def peer_up(self, peer: PeerInfo) -> None:
         """A link is up."""
-        subnet = subnet_of(_host_of(peer.remote))
+        subnet = subnet_of(_host_of(peer.remote), count_private=self._count_private)
         joined = events.PeerJoined(peer.public_key, follows_chain(peer), peer.outbound, subnet)
         self._apply(joined)
 

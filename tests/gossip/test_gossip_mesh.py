@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from deepshard import limits
 from deepshard.gossip import Mesh, Topic, Unit, Verdict
 from deepshard.gossip.events import (
-    ProgressMade,
     Control,
     ControlReceived,
     Effect,
@@ -28,6 +27,7 @@ from deepshard.gossip.events import (
     PeerJoined,
     PeerLeft,
     Penalise,
+    ProgressMade,
     Prune,
     Published,
     RejectedUnit,
@@ -464,6 +464,18 @@ def test_a_large_unit_is_declined_at_once_and_a_small_one_is_not() -> None:
     effects = driver.receive(0, large, verdict=None)
     assert effects[:2] == [Tell(key(1), IDontWant((large.id,))), Tell(key(2), IDontWant((large.id,)))]
     assert told(driver.receive(0, vote("small", limits.GOSSIP_IDONTWANT_BYTES_MIN - 1)), IDontWant) == []
+
+
+@pytest.mark.clause("7.6/1")
+def test_a_flood_of_large_units_is_declined_a_few_times_a_heartbeat_so_that_no_bound_of_others_is_passed() -> None:
+    driver = Driver(2)
+    size = limits.GOSSIP_IDONTWANT_BYTES_MIN
+    bound = limits.GOSSIP_IDONTWANTS_PER_HEARTBEAT_MAX
+    for flood in ("first", "second"):
+        declined = [bool(told(driver.receive(0, transaction(f"{flood} {n}", size)), IDontWant)) for n in range(100)]
+        assert declined == [True] * bound + [False] * (100 - bound)
+        driver.beat()
+    assert 2 * (bound + 12) <= limits.GOSSIP_CONTROLS_PER_HEARTBEAT_MAX
 
 
 @pytest.mark.clause("7.6/2")
