@@ -109,7 +109,7 @@ class Gossiping:
             case 5:
                 self.apply(events.RelayDue())
             case 6:
-                self.apply(events.BlockCommitted())
+                self.apply(events.ProgressMade())
             case 7:
                 self.apply(events.Published(tuple(units_of(Votes((reader.rest()[:512],))))))
             case _:
