@@ -8,7 +8,7 @@ RUN := OMP_NUM_THREADS=2 $(BIN)/python
 
 LIGHT_CLIENT := protocol-spec/examples/light-client-js
 
-.PHONY: devnet test test-js check format vectors bench-quick fuzz clean help
+.PHONY: devnet test test-js check format vectors clauses bench-quick fuzz clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -49,6 +49,9 @@ format: .venv/.installed ## let ruff format and fix
 
 vectors: .venv/.installed ## write protocol-spec/vectors/*.json again
 	$(BIN)/python -m deepshard.conformance.vectors
+
+clauses: .venv/.installed ## write protocol-spec/clauses.md again: which vectors, cases and tests show each clause
+	$(BIN)/python -m deepshard.conformance.clauses
 
 bench-quick: .venv/.installed ## every bench in its shortest form
 	$(RUN) -m bench.detection --quick

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deepshard.conformance.vectors.document import unspell
 from deepshard.conformance.vectors.files import NAMES, failures_of, text_of
+from deepshard.conformance.vectors.types import TYPES
+from deepshard.encoding import decode
+from deepshard.errors import MalformedMessage
 
 FOLDER = Path(__file__).parents[2] / "protocol-spec/vectors"
 FILE_BYTES_MAX = 400 * 1024
@@ -71,3 +76,18 @@ def test_cases_have_names_and_clauses_and_numbers_that_a_double_holds(name: str)
     json.loads(text(name), parse_int=lambda digits: numbers.append(int(digits)))
     assert [number for number in numbers if abs(number) >= 2**53] == []
     assert json.loads(text(name))["format"] == f"deepshard vectors {name} v1"
+
+
+@pytest.mark.clause("2.4/4", "2.4/5")
+def test_what_is_declared_and_not_there_costs_no_memory() -> None:
+    hostile = [case for case in cases("encoding") if {"2.4/4", "2.4/5"} & {*case["clauses"]}]
+    assert len(hostile) > 10
+    for case in hostile:
+        data, kind = unspell(case["encoded"]), TYPES[case["type"]]
+        tracemalloc.start()
+        try:
+            with pytest.raises(MalformedMessage):
+                decode(data, kind, bytes_max=len(data))
+            assert tracemalloc.get_traced_memory()[1] < 64 * 1024, case["name"]
+        finally:
+            tracemalloc.stop()

@@ -27,6 +27,7 @@ NAMES: Final = (
     "blocks",
     "light",
     "proofs",
+    "genesis",
     "transactions",
     "rounds",
     "draws",

@@ -26,7 +26,7 @@ from deepshard.conformance.vectors.generate.dialogue import (
 )
 from deepshard.primitives import tagged_hash
 
-_WHOLE: Final = ("4.1/1", "4.2/1", "4.3/1", "4.3/2", "4.3/3", "4.4/1", "4.4/2", "4.4/3", "4.4/4", "5.9/1")
+_WHOLE: Final = ("4.1/1", "4.3/1", "4.3/2", "4.3/3", "4.4/1", "4.4/2", "4.4/3", "4.4/4", "5.9/1")
 _LENGTH, _KIND, _VERSION, _RECORD, _NETWORK, _LOW, _STATES = (
     ("4.1/2",),
     ("4.1/3",),

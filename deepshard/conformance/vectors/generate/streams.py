@@ -190,7 +190,7 @@ def _partings() -> Iterator[Json]:
     told = "BadSignature: it doesn't verify"
     for reason, text in ((0, ""), (5, told), (7, "replaced"), (4711, "a reason of its own")):
         left = {"reason": reason, "text": text}
-        clauses = ("5.8/1", "5.8/4") if reason > 7 else ("5.8/1",)
+        clauses = ("5.8/2", "5.8/4") if reason > 7 else ("5.8/2",)
         yield _good(f"GOODBYE {reason}", clauses, [goodbye(reason, text)], left=left)
     after = [goodbye(0), *_frame(5, 0), b"\x00", goodbye(1), b"\xff" * 9]
     yield _good("packets after GOODBYE", _BYE, after, left={"reason": 0, "text": ""})
