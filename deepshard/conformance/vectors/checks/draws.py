@@ -6,13 +6,13 @@ from msgspec.structs import replace
 
 from deepshard.conformance.vectors.check import Check, Fields
 from deepshard.conformance.vectors.document import Json, unspell
+from deepshard.conformance.vectors.params import PARAMS
 from deepshard.ledger.onion import beacon_after, onion_layer_above
 from deepshard.ledger.probes import ProbePools, draw_probes, perturb
 from deepshard.ledger.proposals import draw_committee
 from deepshard.ledger.records import ActiveSet, ActiveValidator
 from deepshard.ledger.rounds import data_order
 from deepshard.ledger.sampling import Draws
-from deepshard.testing.builders import SMALL_PARAMS
 
 
 def check(case: Fields) -> Json:
@@ -48,7 +48,7 @@ def _sample(case: Fields) -> Json:
 
 def _probes(case: Fields) -> Json:
     pools = ProbePools(**{name: [unspell(one) for one in digests] for name, digests in case["pools"].items()})
-    plan = replace(SMALL_PARAMS.probes, **case["plan"])
+    plan = replace(PARAMS.probes, **case["plan"])
     return {"probes": draw_probes(pools, plan, case.data("seed"))}
 
 
@@ -57,7 +57,7 @@ def _order(case: Fields) -> Json:
 
 
 def _perturb(case: Fields) -> Json:
-    plan = replace(SMALL_PARAMS.probes, replaced_bp=case["replaced_bp"], span_tokens=case["span_tokens"])
+    plan = replace(PARAMS.probes, replaced_bp=case["replaced_bp"], span_tokens=case["span_tokens"])
     where = {"seed": case.data("seed"), "probe": case["probe"], "index": case["form"]}
     return {"perturbed": perturb(case["tokens"], case["table"], plan=plan, **where)}
 

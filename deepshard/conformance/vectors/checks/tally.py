@@ -6,13 +6,13 @@ from msgspec.structs import replace
 
 from deepshard.conformance.vectors.check import Fields
 from deepshard.conformance.vectors.document import Json
+from deepshard.conformance.vectors.params import PARAMS
 from deepshard.ledger.tally import Ballot, tally
-from deepshard.testing.builders import SMALL_PARAMS
 
 
 def check(case: Fields) -> Json:
     """Judge a proposal."""
-    params = replace(SMALL_PARAMS, tally_rule=case["rule"], **case["limits"])
+    params = replace(PARAMS, tally_rule=case["rule"], **case["limits"])
     ballots = [
         Ballot(
             int(listed["stake"]),

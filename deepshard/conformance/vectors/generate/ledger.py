@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
-from msgspec.structs import replace
-
 from deepshard.conformance.vectors.document import Json, accept, digest_of, key_of, plain, refuse
 from deepshard.conformance.vectors.generate.merkle import root_of as list_root
 from deepshard.conformance.vectors.generate.proofs import root_of as state_root
+from deepshard.conformance.vectors.params import PARAMS
 from deepshard.encoding import decode, encode
 from deepshard.identity import SecretKey
 from deepshard.ledger import BlockContext, OnionChain, execute_block, genesis_state
@@ -18,12 +17,9 @@ from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator
 from deepshard.ledger.state import State
 from deepshard.ledger.transactions import Action, TransactionBody, decode_transaction, sign_transaction, transaction_id
 from deepshard.primitives import UNITS_PER_TOKEN
-from deepshard.testing.builders import SMALL_PARAMS
 
 CHAIN: Final = "vector-chain"
 TOKEN: Final = UNITS_PER_TOKEN
-_PROBES: Final = replace(SMALL_PARAMS.probes, batch=2, heldout=1, rejected=1, general=1)
-PARAMS: Final = replace(SMALL_PARAMS, probes=_PROBES, grace_blocks=2)
 BALANCE: Final = 5000 * TOKEN
 VALIDATORS: Final = tuple(sorted((key_of(f"validator {n}") for n in range(4)), key=lambda key: key.address))
 TRAINERS: Final = tuple(sorted((key_of(f"trainer {n}") for n in range(3)), key=lambda key: key.address))

@@ -14,7 +14,6 @@ from deepshard.conformance.vectors.generate.ledger import (
     BUYER,
     CHAIN,
     INFORMANT,
-    PARAMS,
     STRANGER,
     TOKEN,
     TRAINERS,
@@ -25,6 +24,7 @@ from deepshard.conformance.vectors.generate.ledger import (
     onion,
     shown_state,
 )
+from deepshard.conformance.vectors.params import PARAMS
 from deepshard.encoding import decode, encode
 from deepshard.identity import SecretKey
 from deepshard.ledger.state import State
