@@ -43,7 +43,7 @@ def inline_bytes(payload: Payload) -> int:
 class _Stream:
     """A stream with the frame that is being sent on it."""
 
-    __slots__ = ("limit", "number", "payload", "position", "sent")
+    __slots__ = ("is_ready", "limit", "number", "payload", "position", "sent")
 
     def __init__(self, number: int, limit: int) -> None:
         self.number = number
@@ -53,6 +53,8 @@ class _Stream:
         self.payload: Payload | None = None
         self.position = 0
         """Payload sent of the frame at hand."""
+        self.is_ready = False
+        """Of bulk streams: whether it waits for its turn."""
 
     def begin(self, payload: Payload) -> Piece | None:
         """Start a frame; None if its first packet needs more credit."""
@@ -96,8 +98,10 @@ class SendQueue:
         self._ordered = {
             priority: _Stream(int(priority), STREAM_CREDIT_BYTES) for priority in (Priority.CONSENSUS, Priority.GOSSIP)
         }
-        self._bulk: deque[_Stream] = deque()
-        """Open bulk streams, the next in turn first."""
+        self._bulk: dict[int, _Stream] = {}
+        """Open bulk streams by number."""
+        self._ready: deque[_Stream] = deque()
+        """Those of them that may have credit, the next in turn first: looking at all for every packet is dear."""
         self._opened = FIRST_BULK_STREAM
         self._stream_limit = FIRST_BULK_STREAM + STREAMS_OPEN_MAX
 
@@ -139,12 +143,14 @@ class SendQueue:
         """
         if stream >= self._opened:
             raise MalformedMessage(f"credit for stream {stream}, which was never opened")
-        candidates = self._ordered.values() if stream < FIRST_BULK_STREAM else self._bulk
-        for known in candidates:
-            if known.number == stream:
-                if limit < known.limit:
-                    raise MalformedMessage(f"credit of stream {stream} lowered from {known.limit} to {limit}")
-                known.limit = limit
+        known = self._ordered[Priority(stream)] if stream < FIRST_BULK_STREAM else self._bulk.get(stream)
+        if known is None:
+            return
+        if limit < known.limit:
+            raise MalformedMessage(f"credit of stream {stream} lowered from {known.limit} to {limit}")
+        known.limit = limit
+        if stream >= FIRST_BULK_STREAM:
+            self._make_ready(known)
 
     def raise_stream_limit(self, limit: int) -> None:
         """The peer allows bulk streams with numbers below `limit`.
@@ -166,14 +172,12 @@ class SendQueue:
         return piece
 
     def _of_open_bulk(self) -> Piece | None:
-        for _ in range(len(self._bulk)):
-            stream = self._bulk[0]
+        while self._ready:
+            stream = self._ready.popleft()
+            stream.is_ready = False
             piece = stream.go_on()
-            if stream.payload is None:
-                self._bulk.popleft()
-            else:
-                self._bulk.rotate(-1)
             if piece is not None:
+                self._end_turn(stream)
                 return piece
         return None
 
@@ -185,9 +189,20 @@ class SendQueue:
         piece = stream.begin(waiting.popleft())
         assert piece is not None  # the first credit covers the first packet of any frame
         self._opened += 1
-        if stream.payload is not None:
-            self._bulk.append(stream)
+        self._bulk[stream.number] = stream
+        self._end_turn(stream)
         return piece
+
+    def _end_turn(self, stream: _Stream) -> None:
+        if stream.payload is None:
+            del self._bulk[stream.number]
+        elif stream.sent < stream.limit:
+            self._make_ready(stream)
+
+    def _make_ready(self, stream: _Stream) -> None:
+        if not stream.is_ready:
+            stream.is_ready = True
+            self._ready.append(stream)
 
     def _counted(self, piece: Piece) -> Piece:
         sent = inline_bytes(piece.payload) if piece.begins else len(piece.data)

@@ -14,13 +14,11 @@ from deepshard.errors import RemoteError
 from deepshard.limits import (
     HANDSHAKE_TIMEOUT_S,
     LINK_IDLE_TIMEOUT_S,
-    PING_BURST_MAX,
     PING_INTERVAL_S,
-    PING_RATE_MAX,
     PINGS_UNANSWERED_MAX,
 )
 from deepshard.wire.aead import TAG_BYTES
-from deepshard.wire.events import Established, Event, Failed, LinkTimeout, MessageReceived, PeerLeft, RateExceeded
+from deepshard.wire.events import Established, Event, Failed, LinkTimeout, MessageReceived, PeerLeft
 from deepshard.wire.frames import Payload, frame_start, open_body, prepare
 from deepshard.wire.handshake import (
     LENGTH_BYTES,
@@ -40,6 +38,7 @@ from deepshard.wire.handshake import (
     read_refusal,
     refusal_message,
 )
+from deepshard.wire.keepalive import PingAllowance as _PingAllowance
 from deepshard.wire.messages import Message
 from deepshard.wire.packets import (
     SIZE_BYTES,
@@ -76,20 +75,6 @@ GOODBYES: Final = {
 }
 """How a listener that has read the FINISH tells of its refusal."""
 _REFUSALS: Final[dict[int, RefusalReason]] = {int(goodbye): refusal for refusal, goodbye in GOODBYES.items()}
-
-
-class _PingAllowance:
-    """Token bucket for the peer's PINGs."""
-
-    def __init__(self, now: float) -> None:
-        self._level = 0.0
-        self._at = now
-
-    def spend(self, now: float) -> None:
-        self._level = max(0.0, self._level - max(0.0, now - self._at) * PING_RATE_MAX) + 1.0
-        self._at = now
-        if self._level > PING_BURST_MAX:
-            raise RateExceeded(f"more than {PING_BURST_MAX} PINGs at once and {PING_RATE_MAX:g} a second")
 
 
 class Session:
@@ -162,10 +147,15 @@ class Session:
         """As `send`, for a message that was prepared once for many links."""
         self.outgoing.add(payload)
 
-    def packets(self, bytes_max: int = 1 << 62) -> list[bytes | bytearray]:
+    @property
+    def may_send(self) -> bool:
+        """Whether `packets` may have something to give; it may still have to wait for credit."""
+        return bool(self._control) or len(self.outgoing) > 0
+
+    def packets(self, bytes_max: int = 1 << 62, frames_max: int = 1 << 62) -> list[bytes | bytearray]:
         """Buffers to send now, in this order: what the handshake says, control packets, then frames by priority.
 
-        Frames are cut so that at most `bytes_max` are given at once, or one packet if that is more.
+        At most `bytes_max` of frames are given at once, or one packet if that is more, and at most `frames_max` begun.
         """
         buffers: list[bytes | bytearray] = [*self._handshake_bytes]
         self._handshake_bytes.clear()
@@ -173,9 +163,9 @@ class Session:
             return buffers
         while self._control:
             buffers.append(self._sealer.seal(self._control.popleft()))
-        size = 0
+        size, begun = 0, self.frames_begun
         while size < bytes_max and self.state is State.ESTABLISHED and not self._said_goodbye:
-            piece = self.outgoing.next_piece()
+            piece = self.outgoing.next_piece() if self.frames_begun - begun < frames_max else None
             if piece is None:
                 break
             packet = self._sealer.seal(self._plain(piece))
@@ -197,19 +187,21 @@ class Session:
         if self.state is State.CLOSED or not data:
             return events
         self._heard_at = max(self._heard_at, now)
-        if self._buffer:
-            self._buffer += data
-            with memoryview(self._buffer) as view:
-                taken = self._take(view, events, now)
-        else:
-            with memoryview(data) as view:
-                taken = self._take(view, events, now)
-                self._buffer += view[taken:]
-                taken = 0
+        at = 0
+        with memoryview(data) as view:
+            while self._buffer and at < len(view) and not self.is_closed:
+                # What was begun is made whole; only that is copied, the rest is read where it lies.
+                lacking = self._lacking()
+                self._buffer += view[at : at + lacking]
+                at += lacking
+                with memoryview(self._buffer) as begun:
+                    taken = self._take(begun, events, now)
+                del self._buffer[:taken]
+            if at < len(view) and not self.is_closed:
+                at += self._take(view[at:], events, now)
+                self._buffer += view[at:]
         if self.is_closed:
             self._buffer = bytearray()
-        else:
-            del self._buffer[:taken]
         return events
 
     def open(self, frame: RawFrame) -> MessageReceived | None:
@@ -330,6 +322,16 @@ class Session:
             self._fail(error, events)
         self._collect_answers()
         return at
+
+    def _lacking(self) -> int:
+        """Bytes until the message or packet that the buffer begins with can be read on; at least one."""
+        if self._opener is None:
+            prefix, size_of, more = LENGTH_BYTES, handshake_payload_bytes, 0
+        else:
+            prefix, size_of, more = SIZE_BYTES, packet_size, TAG_BYTES
+        if len(self._buffer) < prefix:
+            return prefix - len(self._buffer)
+        return prefix + size_of(self._buffer) + more - len(self._buffer)
 
     def _take_packet(self, view: memoryview, at: int, events: list[Event], now: float) -> int | None:
         begin = at + SIZE_BYTES
