@@ -19,6 +19,7 @@ NAMES: Final = (
     "packets",
     "frames",
     "streams",
+    "gossip",
     "manifests",
     "chunks",
     "placement",
