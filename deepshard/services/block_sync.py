@@ -97,7 +97,8 @@ class BlockSync:
         """Answer with as many stored blocks as fit half a message body, at least one if there is one."""
         blocks: list[tuple[bytes, bytes]] = []
         size = 0
-        for stored in self._store.blocks(request.from_height, request.count):
+        # No block has height 0, so an answer from there has no first one.
+        for stored in self._store.blocks(request.from_height, request.count) if request.from_height else ():
             size += len(stored.block) + len(stored.certificate)
             if blocks and size > BODY_BYTES_MAX // 2:
                 break

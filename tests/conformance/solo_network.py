@@ -26,7 +26,7 @@ from deepshard.testing.builders import SMALL_PARAMS
 
 VALIDATOR = SecretKey(expand(b"validator", "conformance test", 32))
 ACCOUNT = SecretKey(expand(b"account", "conformance test", 32))
-TEXTS = {name: f"A probe text of the pool {name}. ".encode() * 2000 for name in ("heldout", "general", "canaries")}
+TEXTS = {name: f"A probe text of the pool {name}. ".encode() * 20_000 for name in ("heldout", "general", "canaries")}
 PATIENCE_S = 60.0
 
 

@@ -17,7 +17,7 @@ from deepshard.conformance.verdicts import Outcome, Result
 
 BROKEN = Path(__file__).parent / "broken"
 STARTER = str(Path(__file__).parent / "broken_node.py")
-TOGETHER = 6
+TOGETHER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Result]]:
             folder = tmp_path_factory.mktemp(mutant.name)
             async with solo_node(folder, blocks=mutant.blocks, command=(STARTER, mutant.name)) as node:
                 results[mutant.name] = await judge(
-                    node, cases_of(mutant), listens=mutant.listens, strict=mutant.strict, timeout_s=3.0
+                    node, cases_of(mutant), listens=mutant.listens, strict=mutant.strict, timeout_s=5.0
                 )
 
     async def everyone() -> None:

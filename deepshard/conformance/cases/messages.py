@@ -242,6 +242,15 @@ async def blocks_ahead(harness: Harness, height: int) -> None:
         raise peer.failed("no blocks", f"{len(reply.blocks)} blocks")
 
 
+@case("6.4/14", title="Blocks from height 0, which no block has, is empty")
+async def no_block_zero(harness: Harness) -> None:
+    peer = await harness.link()
+    await peer.say(BlocksRequest(1, 0, 2))
+    reply, _ = await expect.message(peer, Blocks, lambda reply: reply.request == 1)
+    if reply.blocks:
+        raise peer.failed("no blocks", f"{len(reply.blocks)} blocks")
+
+
 @case("6.4/15", title="an answer of many blocks stays below half of a body", level=Level.SHOULD)
 async def size_of_answer(harness: Harness) -> None:
     peer = await harness.link()
