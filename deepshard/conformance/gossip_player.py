@@ -41,7 +41,7 @@ BANNED = 2
 
 def unit_id(kind: type[catalogue.Message], unit: bytes) -> bytes:
     """Id of a unit (7.1/2)."""
-    body = encode(kind((unit,)))  # type: ignore[call-arg]  # Votes and Transactions hold one list
+    body = encode(kind((unit,)))
     return tagged_hash("gossip id", kind.KIND.to_bytes(2, "little"), body)[:ID_BYTES]
 
 

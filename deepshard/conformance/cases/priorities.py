@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import trio
 
 from deepshard.conformance import expect
@@ -70,7 +72,7 @@ def _bulk_credit(peer: RawPeer) -> list[bytes]:
     lane=Lane.ALONE,
 )
 async def gossip_before_bulk(harness: Harness) -> None:
-    """Once gossip flows, no bulk comes before all of it that waited is through."""
+    """Once gossip flows, no bulk comes before all of it that waited is through; and it flows soon."""
     peer, each = await _stall(harness)
     bulk = _bulk_credit(peer)
     if not bulk:
@@ -83,9 +85,11 @@ async def gossip_before_bulk(harness: Harness) -> None:
     gossip = [at for at, number in enumerate(classes) if number == 1]
     if len(gossip) < PIECES_MIN or classes.count(2) < PIECES_MIN:
         raise CaseSkipped(f"too little waited: {len(gossip)} pieces of gossip, {classes.count(2)} of bulk")
-    between = classes[gossip[0] : gossip[-1]].count(2)
+    before, between = classes[: gossip[0]].count(2), classes[gossip[0] : gossip[-1]].count(2)
     if between:
         raise peer.failed("no bulk within the gossip that has credit", f"{between} pieces of bulk between it")
+    if 2 * before > classes.count(2):
+        raise peer.failed("gossip before most of the bulk", f"{before} of {classes.count(2)} pieces of bulk before it")
 
 
 @case("5.5/1", "5.1/6", title="a PONG isn't held up by bulk and gossip", needs=(Needs.GENESIS,), lane=Lane.ALONE)
@@ -99,7 +103,7 @@ async def control_first(harness: Harness) -> None:
     )
     packets = await _read_for(peer, QUIET_S)
     at = next((at for at, packet in enumerate(packets) if packet.kind == wire.PONG), None)
-    if at is None or sum(packet.payload_bytes for packet in packets[:at]) > 0:
+    if at is None or any(packet.payload_bytes and packet.stream > 0 for packet in packets[:at]):
         raise peer.failed("PONG first, since its PING came before the credit", "payload before it" if at else "no PONG")
 
 
@@ -115,6 +119,6 @@ async def turns(harness: Harness) -> None:
     ]
     if len(set(streams)) < 2:
         raise CaseSkipped("only one bulk stream went on")
-    changes = sum(one != other for one, other in zip(streams, streams[1:], strict=False))
+    changes = sum(one != other for one, other in pairwise(streams))
     if changes < len(set(streams)):
         raise peer.failed("pieces of the streams in turns", f"one stream after the other: {streams[:12]}")

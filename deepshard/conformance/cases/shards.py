@@ -52,16 +52,26 @@ async def _range(peer: RawPeer, number: int, digest: bytes, first: int, count: i
     return await expect.message(peer, RangeReply, lambda reply: reply.request == number)
 
 
-@case("8.6/2", "8.6/5", title="a blob that the target doesn't have is NOT_FOUND, without data: {}", each={
-    "BlobRequest": BlobRequest(3, UNKNOWN), "RangeRequest": RangeRequest(3, UNKNOWN, 0, 1),
-    "RangeRequest of a later block": RangeRequest(3, UNKNOWN, 9, 4),
-})  # fmt: skip
+@case(
+    "8.6/2",
+    "8.6/5",
+    title="a blob that the target doesn't have is NOT_FOUND, without data: {}",
+    each={
+        "BlobRequest": BlobRequest(3, UNKNOWN),
+        "RangeRequest": RangeRequest(3, UNKNOWN, 0, 1),
+        "RangeRequest of a later block": RangeRequest(3, UNKNOWN, 9, 4),
+    },
+)
 async def not_found(harness: Harness, request: BlobRequest | RangeRequest) -> None:
     peer = await harness.link()
     await peer.say(request)
-    kind = BlobReply if isinstance(request, BlobRequest) else RangeReply
-    reply, packet = await expect.message(peer, kind)
-    data = packet.attachment or (isinstance(reply, RangeReply) and (reply.size or reply.proof))
+    reply: BlobReply | RangeReply
+    if isinstance(request, BlobRequest):
+        reply, packet = await expect.message(peer, BlobReply)
+        data: object = packet.attachment
+    else:
+        answer, packet = await expect.message(peer, RangeReply)
+        reply, data = answer, packet.attachment or answer.size or answer.proof
     if reply.status is not BlobStatus.NOT_FOUND or data or reply.digest != UNKNOWN:
         raise peer.failed("NOT_FOUND with the digest, no size, proof or data", f"{reply.status.name} with {data!r}")
 
@@ -118,11 +128,21 @@ async def right_blob(harness: Harness) -> None:
         raise peer.failed(f"the blob {digest.hex()}", content_digest(packet.attachment).hex())
 
 
-@case("8.7/3", "1.5/6", title="{} are sent with their proof", needs=GENESIS, each={
-    "the first block": lambda _: (0, 1), "all blocks": lambda _: (0, RANGE_BLOCKS_MAX), "the second block": lambda _: (1, 1),
-    "the last block": lambda blocks: (blocks - 1, 1), "more blocks than there are": lambda blocks: (blocks - 1, RANGE_BLOCKS_MAX),
-    "some in the middle": lambda blocks: (blocks // 2, 2), "all but the first": lambda _: (1, RANGE_BLOCKS_MAX),
-})  # fmt: skip
+@case(
+    "8.7/3",
+    "1.5/6",
+    title="{} are sent with their proof",
+    needs=GENESIS,
+    each={
+        "the first block": lambda _: (0, 1),
+        "all blocks": lambda _: (0, RANGE_BLOCKS_MAX),
+        "the second block": lambda _: (1, 1),
+        "the last block": lambda blocks: (blocks - 1, 1),
+        "more blocks than there are": lambda blocks: (blocks - 1, RANGE_BLOCKS_MAX),
+        "some in the middle": lambda blocks: (blocks // 2, 2),
+        "all but the first": lambda _: (1, RANGE_BLOCKS_MAX),
+    },
+)
 async def ranges(harness: Harness, choose: Callable[[int], tuple[int, int]]) -> None:
     peer = await harness.link()
     digest, size = await known_blob(harness, peer, larger_than=CONTENT_BLOCK_BYTES)

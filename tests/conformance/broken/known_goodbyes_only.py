@@ -8,6 +8,7 @@ from patching import patch
 
 from deepshard.errors import MalformedMessage
 from deepshard.wire import session
+from deepshard.wire.packets import Goodbye
 
 BREAKS = ("5.8/4",)
 ONLY = ("5.8",)
@@ -19,7 +20,7 @@ def break_rule() -> None:
     def strict(original: Any) -> Any:
         def parse(plain: bytes) -> Any:
             control = original(plain)
-            if isinstance(control, session.Goodbye) and control.reason > 7:
+            if isinstance(control, Goodbye) and control.reason > 7:
                 raise MalformedMessage(f"GOODBYE of reason {control.reason}")
             return control
 

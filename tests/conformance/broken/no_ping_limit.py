@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from patching import patch
 
-from deepshard.wire.session import _PingAllowance
+from deepshard.wire.keepalive import PingAllowance
 
 BREAKS = ("5.7/3",)
 ONLY = ("5.7/1", "5.7/2", "5.7/3")
@@ -12,4 +12,4 @@ ONLY = ("5.7/1", "5.7/2", "5.7/3")
 
 def break_rule() -> None:
     """The allowance is never spent."""
-    patch(_PingAllowance, "spend", lambda _: lambda self, now: None)
+    patch(PingAllowance, "spend", lambda _: lambda self, now: None)
