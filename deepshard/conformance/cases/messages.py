@@ -173,7 +173,7 @@ async def without_service(harness: Harness) -> None:
     await expect.unblamed(peer, "no more than a point for each")
 
 
-@case("6.4/1", title="Peers with {!r} for an address is refused", each={repr(text): text for text in NO_ADDRESSES})
+@case("6.4/1", title="Peers with {} for an address is refused", each={repr(text): text for text in NO_ADDRESSES})
 async def no_address(harness: Harness, text: str) -> None:
     peer = await harness.link()
     await peer.say(Peers((text,)))
