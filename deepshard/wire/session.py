@@ -196,7 +196,8 @@ class Session:
                 at += lacking
                 with memoryview(self._buffer) as begun:
                     taken = self._take(begun, events, now)
-                del self._buffer[:taken]
+                if not self.is_closed:  # an error's traceback keeps views of the buffer alive
+                    del self._buffer[:taken]
             if at < len(view) and not self.is_closed:
                 at += self._take(view[at:], events, now)
                 self._buffer += view[at:]
