@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
 import trio
 import trio.testing
+from memory_folder import memory_folder  # noqa: F401  # a fixture
 
 from deepshard.consensus.types import VOTE_TAG, Vote, VoteKind
 from deepshard.encoding import encode
@@ -29,16 +28,6 @@ from deepshard.wire.messages import BlockProposal, Graft, IDontWant, IHave, IWan
 
 GOSSIP = (BlockProposal, Votes, Transactions, Graft, Prune, IHave, IWant, IDontWant)
 ALICE = SecretKey(content_digest(b"alice"))
-
-
-@pytest.fixture
-def memory_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: what is tested is what is written, not how long a disk takes."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with TemporaryDirectory(dir="/dev/shm") as name:
-        yield Path(name)
 
 
 @asynccontextmanager

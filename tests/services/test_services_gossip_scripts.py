@@ -9,6 +9,7 @@ from random import Random
 import pytest
 import trio
 import trio.testing
+from memory_folder import memory_folder  # noqa: F401  # a fixture
 
 from deepshard.consensus.types import Vote, VoteKind
 from deepshard.encoding import encode

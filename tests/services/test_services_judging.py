@@ -73,7 +73,7 @@ def judged(stores: tuple[ChainStore, ChainStore], *, time_ms: int, round_: int, 
     transactions = TransactionGossip(MemoryNetwork().join("us"), ours.admit)
     judge = Judge(GENESIS.chain_id, ours, stores[1], transactions, lambda: NOW_MS)
     message = BlockProposal(encode(proposal), block)
-    return judge.judge(whole_unit(Topic.CONSENSUS, BlockProposal.KIND, message))
+    return judge.judge(whole_unit(Topic.CONSENSUS, BlockProposal.KIND, message), 0)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_other_heights_give_no_event_and_no_fault(judge: Judge, height: int, ver
         entry_unit(Topic.CONSENSUS, Votes.KIND, encode(vote)),
         whole_unit(Topic.CONSENSUS, BlockProposal.KIND, BlockProposal(encode(proposal), b"")),
     ):
-        judgement = judge.judge(unit)
+        judgement = judge.judge(unit, 0)
         assert (judgement.verdict, judgement.event) == (verdict, None)
 
 
