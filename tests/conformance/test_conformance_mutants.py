@@ -17,7 +17,7 @@ from deepshard.conformance.verdicts import Outcome, Result
 
 BROKEN = Path(__file__).parent / "broken"
 STARTER = str(Path(__file__).parent / "broken_node.py")
-TOGETHER = 4
+TOGETHER = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,15 @@ MUTANTS = tuple(read_mutant(path) for path in sorted(BROKEN.glob("*.py")))
 
 
 def cases_of(mutant: Mutant) -> tuple[Case, ...]:
-    return tuple(case for case in select(load_cases(), mutant.only) if not is_too_long(case))
+    """The mutant's section: every case of the clauses that it breaks, and of the other families one each."""
+    families: set[str] = set()
+    chosen = []
+    for case in select(load_cases(), mutant.only):
+        family = case.name.partition("[")[0]
+        if not is_too_long(case) and (set(case.clauses) & set(mutant.breaks) or family not in families):
+            families.add(family)
+            chosen.append(case)
+    return tuple(chosen)
 
 
 def is_too_long(case: Case) -> bool:

@@ -10,7 +10,7 @@ from deepshard.conformance.harness import Harness
 from deepshard.conformance.inbound import Packet
 from deepshard.conformance.peer import RawPeer
 from deepshard.conformance.registry import case
-from deepshard.limits import DATA_BYTES_MAX, GOODBYE_BYTES_MAX, PACKET_BYTES_MAX, STREAM_CREDIT_BYTES
+from deepshard.limits import DATA_BYTES_MAX, GOODBYE_BYTES_MAX, PACKET_BYTES_MAX, PING_BURST_MAX, STREAM_CREDIT_BYTES
 
 UNKNOWN_KIND = 60_000
 
@@ -145,6 +145,7 @@ async def reflected_packets(harness: Harness) -> None:
     box = await peer.read_exactly(int.from_bytes(prefix, "little") + wire.TAG_BYTES)
     await peer.send_bytes(prefix + box, "the target's own first packet")
     peer.arriving.count(len(box))
+    peer.inbound.packets += 1
     await harness.refused(peer, "TamperedFrame")
 
 
@@ -200,5 +201,5 @@ async def control_needs_no_credit(harness: Harness) -> None:
     """The suite gives no credit at all, and the target's queue is full of answers: PING is answered all the same."""
     peer = await harness.link()
     peer.gives_credit = False
-    for _ in range(8):
+    for _ in range(PING_BURST_MAX // 4):
         await expect.alive(peer)

@@ -9,7 +9,7 @@ from deepshard.conformance.peer import RawPeer
 from deepshard.conformance.registry import case
 from deepshard.limits import DATA_BYTES_MAX, FRAME_CHARGE_BYTES, STREAMS_OPEN_MAX
 from deepshard.primitives import ZERO_DIGEST, content_digest
-from deepshard.wire.messages import BlobReply, BlobRequest, BlobStatus, BlocksRequest, Message, Status
+from deepshard.wire.messages import BlobReply, BlobRequest, BlobStatus, BlocksRequest, Headers, Message, Status
 
 BUSY = BlobReply(1, ZERO_DIGEST, BlobStatus.BUSY)
 FIRST_LIMIT = 2 + STREAMS_OPEN_MAX
@@ -134,12 +134,13 @@ async def frame_inside_frame(harness: Harness, stream: int) -> None:
 @case("5.3/7", "5.5/3", title="packets of other streams may come between those of a frame")
 async def interleaved(harness: Harness) -> None:
     peer = await harness.link()
-    gossip = peer.frame((UNKNOWN_KIND, bytes(DATA_BYTES_MAX + 10)), stream=1)
-    await peer.send(gossip.start, "a FRAME on stream 1 that lacks 10 bytes")
+    gossip = peer.frame(Headers(999, ((bytes(DATA_BYTES_MAX), b"", b""),)))
+    rest = gossip.pieces(5)
+    await peer.send(gossip.start, "a FRAME on stream 1 that lacks a few bytes")
     bulk = peer.frame(BlobReply(1, content_digest(b"x" * 10), BlobStatus.FOUND), attachment=b"x" * 10)
     await peer.send(bulk.start, "a FRAME on stream 2 that lacks 10 bytes")
     await peer.say(Status(0))
-    for piece in (wire.data(1, bytes(5)), wire.data(2, b"x" * 5), wire.data(1, bytes(5)), wire.data(2, b"x" * 5)):
+    for piece in (rest[0], wire.data(2, b"x" * 5), *rest[1:], wire.data(2, b"x" * 5)):
         await peer.send(piece, "DATA of both, in turns")
     await expect.alive(peer)
 
