@@ -19,7 +19,7 @@ def main(
     target: Annotated[str, typer.Option(help="HOST:PORT of the node to judge.")] = "",
     listen: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT that the target can dial; port 0: only where the suite invites it to. "),
+        typer.Option(help="HOST:PORT that the target can dial; port 0: only where the suite invites it to."),
     ] = None,
     genesis: Annotated[Path | None, typer.Option(help="Genesis file of the target's network.")] = None,
     chain_id: Annotated[str | None, typer.Option(help="Instead of --genesis; else the target is asked.")] = None,

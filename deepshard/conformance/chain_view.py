@@ -13,7 +13,7 @@ from deepshard.consensus.types import Block, CommitCertificate
 from deepshard.encoding import decode
 from deepshard.errors import RemoteError
 from deepshard.limits import BLOCK_BYTES_MAX, CERTIFICATE_BYTES_MAX
-from deepshard.wire.messages import Blocks, BlocksRequest, Headers, HeadersRequest, ProofReply, ProofRequest, Status
+from deepshard.wire.messages import Blocks, BlocksRequest, Headers, HeadersRequest, ProofReply, ProofRequest
 
 _numbers = count(1000)
 
@@ -24,12 +24,6 @@ class RawHeader:
 
     parts: tuple[bytes, bytes, bytes]
     light: LightBlock
-
-
-async def height_of(peer: RawPeer) -> int:
-    """The target's height by its first Status."""
-    status, _ = await expect.message(peer, Status)
-    return status.height
 
 
 async def headers(peer: RawPeer, first: int, amount: int) -> list[RawHeader]:

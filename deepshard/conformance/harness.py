@@ -6,7 +6,6 @@ import trio
 
 from deepshard.conformance import expect
 from deepshard.conformance.account import Purse
-from deepshard.conformance.inbound import Packet
 from deepshard.conformance.listening import INVITATION_S, Hub
 from deepshard.conformance.opening import Self
 from deepshard.conformance.peer import RawPeer
@@ -63,14 +62,6 @@ class Harness:
             raise CaseSkipped(f"the target didn't dial {self.hub.endpoint}: is it among its peers?")
         return self._peer(stream, me, dialling=False)
 
-    async def accept_link(self, me: Self | None = None) -> RawPeer:
-        """A link that the target dialled: the handshake is done, and the suite's first PING under way."""
-        peer = await self.accept(me)
-        await peer.shake_hands()
-        await expect.alive(peer)
-        peer.notes.clear()
-        return peer
-
     async def _invite(self, hub: Hub) -> trio.SocketStream | None:
         endpoint, listener = await hub.own_port()
         try:
@@ -117,8 +108,3 @@ class Harness:
         fresh = await self.link()
         await expect.alive(fresh, "a fresh connection served as before")
         await fresh.close()
-
-    async def answer(self, peer: RawPeer, plain: bytes, note: str = "") -> Packet:
-        """Send a packet; gives the target's next packet of any type."""
-        await peer.send(plain, note)
-        return await expect.until(peer, lambda _: True, "any packet")

@@ -58,7 +58,7 @@ def print_tree(console: Console, results: Sequence[Result], *, verbose: bool) ->
             branch = tree.add(f"{section}  {_counts(in_section)}")
             for clause, of_clause in groupby(in_section, key=lambda result: result.case.clause):
                 _add_clause(branch, clause, list(of_clause), verbose=verbose)
-        console.print(tree, highlight=False)
+        console.print(tree, highlight=False, soft_wrap=True)
 
 
 def _add_clause(branch: Tree, clause: str, results: list[Result], *, verbose: bool) -> None:

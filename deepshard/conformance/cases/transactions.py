@@ -22,7 +22,7 @@ from deepshard.ledger.transactions import TRANSACTION_TAG, Transaction, Transact
 from deepshard.wire.messages import Message, Status, Transactions
 
 RECORD_BYTES_MAX = 1 << 16
-WATCHED_S = 1.5
+WATCHED_S = 1.0
 BLOCKS_MAX = 8
 ACCOUNT = (Needs.ACCOUNT,)
 Make = Callable[[str, SecretKey], bytes]
