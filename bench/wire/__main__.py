@@ -16,7 +16,7 @@ from deepshard.limits import MIB
 
 from .alone import codec_rows, handshake_rows, signature_seconds
 from .link import LinkSender, linked
-from .peer import receiver, silence
+from .peer import pin, receiver, silence
 from .plain import RECEIVERS, PlainSender
 from .rows import Row, as_json, machine, show, spread
 
@@ -107,6 +107,7 @@ async def latency_rows(sender: LinkSender, plan: Plan) -> list[Row]:
 async def measure(plan: Plan) -> list[Row]:
     with ExitStack() as stack:
         ports = {kind: stack.enter_context(receiver(kind)) for kind in ("link", *RECEIVERS)}
+        pin(0)
         others = {kind: PlainSender(kind, ports[kind]) for kind in RECEIVERS}
         async with linked(ports["link"]) as sender:
             rows = await small_rows(sender, plan)

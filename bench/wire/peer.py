@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,13 @@ def silence() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 
 
+def pin(place: int) -> None:
+    """Stay on one core, counted from the first (0) or from the last (-1): two that share one halve every number."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[place]})
+
+
 @contextmanager
 def receiver(kind: str) -> Iterator[int]:
     """A receiving process of a kind, and its port."""
@@ -33,6 +41,7 @@ def receiver(kind: str) -> Iterator[int]:
 
 if __name__ == "__main__":
     silence()
+    pin(-1)
     if sys.argv[1] == "link":
         trio.run(link.receive)
     else:
