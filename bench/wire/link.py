@@ -17,6 +17,7 @@ import trio
 
 from deepshard.identity.keys import SecretKey
 from deepshard.limits import MIB
+from deepshard.net.allocation import keep_freed_memory
 from deepshard.net.network import Network
 from deepshard.net.types import PeerUp, Received
 from deepshard.primitives import content_digest
@@ -40,6 +41,7 @@ def _network(number: int, *, listen: str | None, dial: tuple[str, ...] = ()) -> 
 
 async def receive() -> None:
     """The receiving process; ends when it is killed."""
+    keep_freed_memory()
     network = _network(2, listen="127.0.0.1:0")
     frames = bulk = 0
     latencies: list[int] = []
@@ -182,6 +184,7 @@ class LinkSender:
 @asynccontextmanager
 async def linked(port: int) -> AsyncIterator[LinkSender]:
     """A link to the receiver at this port."""
+    keep_freed_memory()
     network = _network(1, listen=None, dial=(f"127.0.0.1:{port}",))
     async with trio.open_nursery() as nursery:
         await nursery.start(network.run)

@@ -14,6 +14,7 @@ import time
 from blake3 import blake3
 
 from deepshard.limits import MIB
+from deepshard.net.allocation import keep_freed_memory
 from deepshard.wire import aead
 
 PIECE_BYTES = 64 * 1024
@@ -27,6 +28,7 @@ _NONCE = bytes(32)
 
 def serve(kind: str) -> None:
     """Receive: a number of mebibytes, then so many of them, then one byte back; again until the other side closes."""
+    keep_freed_memory()
     with socket.create_server(("127.0.0.1", 0)) as server:
         print(server.getsockname()[1], flush=True)
         connection, _ = server.accept()

@@ -24,6 +24,7 @@ from deepshard.errors import DeepshardError, LocalError, UsageError
 from deepshard.identity import SecretKey
 from deepshard.ledger.genesis import load_genesis
 from deepshard.ledger.params import Genesis
+from deepshard.net.allocation import keep_freed_memory
 from deepshard.node.logs import configure_logs
 from deepshard.node.settings import Settings, load_settings
 from deepshard.node.wiring import Node
@@ -41,6 +42,7 @@ def run_node(config: Path | None, given: Mapping[str, Any]) -> int:
         with _only_one(home):
             key = _key(settings, home)
             genesis = load_genesis(_read_text(Path(settings.genesis), "genesis file"))
+            keep_freed_memory()
             trio.run(_live, settings, home, key, genesis, strict_exception_groups=True)
     except (DeepshardError, BaseExceptionGroup) as raised:
         errors = list(_leaves(raised))
