@@ -138,16 +138,6 @@ async def unblamed(peer: RawPeer, expected: str) -> None:
     await alive(peer, expected)
 
 
-async def taken_in_and_alive(peer: RawPeer) -> None:
-    """The target takes the dialler in, and answers it.
-
-    Raises:
-        ClauseFailed: it doesn't.
-    """
-    await taken_in(peer)
-    await alive(peer)
-
-
 async def until(peer: RawPeer, matches: Callable[[Packet], bool], expected: str) -> Packet:
     """The first packet that matches; messages that come before are kept.
 
