@@ -6,6 +6,7 @@ A target lives on a network where others gossip, too: a step by which no transac
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from secrets import randbits, token_bytes
 
 import trio
@@ -32,6 +33,7 @@ from deepshard.gossip.script_steps import (
 )
 from deepshard.identity import SecretKey
 from deepshard.ledger.transactions import TRANSACTION_TAG, Transaction, TransactionBody, Transfer, sign_transaction
+from deepshard.limits import FRAME_CHARGE_BYTES, STREAM_CREDIT_BYTES
 from deepshard.primitives import ZERO_DIGEST, tagged_hash
 from deepshard.wire import messages as catalogue
 
@@ -75,6 +77,10 @@ class _Line:
         return holds()
 
 
+def _sender(step: object) -> str | None:
+    return step.link if isinstance(step, Send) else None
+
+
 class Player:
     """One script against one node."""
 
@@ -83,6 +89,8 @@ class Player:
         self._lines: dict[str, _Line] = {}
         self._units: dict[str, bytes] = {}
         self._ids: dict[str, bytes] = {}
+        self._marks: dict[str, int] = {}
+        """Packets of each link before what was sent last, until a step waits for something: answers may be quick."""
 
     async def play(self) -> None:
         """Do the steps.
@@ -100,12 +108,17 @@ class Player:
             for line in self._lines.values():
                 line.packets += line.peer.messages
                 nursery.start_soon(line.listen)
-            for step in self._script.steps:
-                if isinstance(step, Send):
-                    await trio.sleep_until(began + step.at_s)
-                    await self._send(step)
-                else:
-                    await self._check(step)
+            for link, group in groupby(self._script.steps, key=_sender):
+                steps = list(group)
+                if link is not None:
+                    self._marks = {name: len(line.packets) for name, line in self._lines.items()}
+                    await self._send(self._lines[link].peer, [step for step in steps if isinstance(step, Send)], began)
+                    continue
+                for step in steps:
+                    if not isinstance(step, Send):
+                        await self._check(step)
+                    if not isinstance(step, Absent):
+                        self._marks = {}
             nursery.cancel_scope.cancel()
 
     # -- units and messages ------------------------------------------------------------------------------------------
@@ -137,7 +150,21 @@ class Player:
         votes = self._script.units[name] in {"old-vote", "future-vote"}
         return unit_id(catalogue.Votes if votes else catalogue.Transactions, self._units[name])
 
-    async def _send(self, step: Send) -> None:
+    async def _send(self, peer: RawPeer, steps: list[Send], began: float) -> None:
+        """Send what follows each other on one link; what is due at once leaves at once, before a heartbeat falls in."""
+        for at_s, group in groupby(steps, key=lambda step: step.at_s):
+            await trio.sleep_until(began + at_s)
+            frames = [peer.frame(self._message(step)) for step in group]
+            due = sum(FRAME_CHARGE_BYTES + frame.payload_bytes for frame in frames)
+            if len(frames) == 1 or due > STREAM_CREDIT_BYTES // 4 or any(frame.rest for frame in frames):
+                for frame in frames:
+                    await peer.send_frame(frame)
+                continue
+            for frame in frames:
+                peer.use(frame.header.stream, FRAME_CHARGE_BYTES + len(frame.first))
+            await peer.send_together([frame.start for frame in frames], f"{len(frames)} times {frames[0].note}")
+
+    def _message(self, step: Send) -> catalogue.Message:
         template = step.message
         ids = tuple(self._id(name) for name in template.ids)
         entries = tuple(self._units[name] for name in template.entries)
@@ -158,10 +185,7 @@ class Player:
                 message = catalogue.Transactions(entries)
             case "Votes":
                 message = catalogue.Votes(entries)
-        line = self._lines[step.link]
-        named = ", ".join((*template.entries, *template.ids)[:3])
-        note = f"{template.kind} {named}".strip() + f" on link {step.link}"
-        await line.peer.send_frame(line.peer.frame(message), note)
+        return message
 
     def _contents(self, packet: Packet, template: Template) -> set[bytes] | None:
         """What a message of the template's kind and topic holds; None for another message."""
@@ -211,7 +235,7 @@ class Player:
             raise self._failed(line, expected, "less")
 
     async def _absent(self, line: _Line, step: Absent) -> None:
-        wanted, since = self._wanted(step.message), len(line.packets)
+        wanted, since = self._wanted(step.message), self._marks.get(step.link, len(line.packets))
         if not wanted and step.message.kind in {"Transactions", "Votes"}:
             return
 
