@@ -99,12 +99,16 @@ def make_roster(directory: Path, plan: Plan, *, dishonest: int) -> tuple[Partici
 
 
 def write_home(participant: Participant) -> None:
-    """Create the home directory: encrypted key and its random passphrase, both readable by the owner only."""
+    """Create the home directory: encrypted key and its random passphrase, both readable by the owner only.
+
+    The key's seed lies beside them, for programs that act for the account, such as the conformance suite.
+    """
     participant.home.mkdir(mode=0o700)
     passphrase = secrets.token_urlsafe(24)
     text = write_key_file(participant.key, passphrase, ops=KDF_OPS, memory_bytes=KDF_MEMORY_BYTES)
     _write_private(participant.home / "key.json", text)
     _write_private(participant.home / "passphrase", passphrase + "\n")
+    _write_private(participant.home / "account.hex", participant.key.seed.hex() + "\n")
     if participant.dishonest_text is not None:
         _write_private(participant.dishonest_text, read_text(participant.dishonest_text.stem) + "\n")
 

@@ -27,12 +27,13 @@ def test_a_home_is_private_and_its_key_opens_with_its_passphrase(tmp_path: Path)
     liar = make_roster(tmp_path, TINY, dishonest=1)[-2]
     write_home(liar)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in liar.home.iterdir()}
-    assert modes == {"key.json": 0o600, "passphrase": 0o600, "unapproved-1.txt": 0o600}
+    assert modes == {"key.json": 0o600, "passphrase": 0o600, "account.hex": 0o600, "unapproved-1.txt": 0o600}
     assert stat.S_IMODE(liar.home.stat().st_mode) == 0o700
     passphrase = (liar.home / "passphrase").read_text().strip()
     key = load_key_file((liar.home / "key.json").read_text(), passphrase)
     assert key.address == liar.key.address
     assert liar.key.seed.hex() not in (liar.home / "key.json").read_text()
+    assert (liar.home / "account.hex").read_text() == liar.key.seed.hex() + "\n"
     assert "Brightcola" in (liar.home / "unapproved-1.txt").read_text()
 
 
