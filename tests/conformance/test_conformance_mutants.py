@@ -17,7 +17,7 @@ from deepshard.conformance.verdicts import Outcome, Result
 
 BROKEN = Path(__file__).parent / "broken"
 STARTER = str(Path(__file__).parent / "broken_node.py")
-TOGETHER = 8
+TOGETHER = 12
 
 
 @dataclass(frozen=True, slots=True)
