@@ -57,12 +57,16 @@ def merkle_prove(leaves: Sequence[bytes], index: int) -> MerkleProof:
     return MerkleProof(index, len(leaves), tuple(reversed(siblings)))
 
 
-def merkle_verify(root: bytes, leaf: bytes, proof: MerkleProof) -> None:
-    """Check that `leaf` stands at `proof.index` among `proof.leaf_count` leaves under `root`.
+def merkle_verify(root: bytes, leaf: bytes, proof: MerkleProof, *, leaf_count: int) -> None:
+    """Check that `leaf` stands at `proof.index` among `leaf_count` leaves under `root`.
+
+    The count must be known from elsewhere: the root doesn't bind it, and leaf 6 of 7 is also leaf 5 of 6.
 
     Raises:
         MalformedMessage: it doesn't.
     """
+    if proof.leaf_count != leaf_count:
+        raise MalformedMessage(f"merkle proof of {proof.leaf_count} leaves, there are {leaf_count}")
     if proof.index >= proof.leaf_count:
         raise MalformedMessage(f"merkle proof for leaf {proof.index} of {proof.leaf_count}")
     directions: list[bool] = []

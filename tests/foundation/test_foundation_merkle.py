@@ -16,17 +16,28 @@ def test_every_leaf_proves_and_no_other_does(leaves: list[bytes], data: st.DataO
     root = merkle_root(leaves)
     index = data.draw(st.integers(0, len(leaves) - 1))
     proof = merkle_prove(leaves, index)
-    merkle_verify(root, leaves[index], proof)
+    count = len(leaves)
+    merkle_verify(root, leaves[index], proof, leaf_count=count)
     with pytest.raises(MalformedMessage):
-        merkle_verify(root, leaves[index] + b"!", proof)
+        merkle_verify(root, leaves[index] + b"!", proof, leaf_count=count)
     other = data.draw(st.integers(0, len(leaves) - 1))
     if leaves[other] != leaves[index]:
         with pytest.raises(MalformedMessage):
-            merkle_verify(root, leaves[index], msgspec.structs.replace(proof, index=other))
+            merkle_verify(root, leaves[index], msgspec.structs.replace(proof, index=other), leaf_count=count)
+    for other_count in (count - 1, count + 1, 2 * count + 1):
+        wrong = msgspec.structs.replace(proof, leaf_count=other_count)
+        with pytest.raises(MalformedMessage):
+            merkle_verify(root, leaves[index], wrong, leaf_count=count)
     with pytest.raises(MalformedMessage):
-        merkle_verify(root, leaves[index], msgspec.structs.replace(proof, leaf_count=len(leaves) * 2 + 1))
-    with pytest.raises(MalformedMessage):
-        merkle_verify(root, leaves[index], msgspec.structs.replace(proof, index=len(leaves)))
+        merkle_verify(root, leaves[index], msgspec.structs.replace(proof, index=count), leaf_count=count)
+
+
+def test_the_count_of_leaves_has_to_be_known() -> None:
+    """A root doesn't bind it: the last of seven leaves would pass as the last of six."""
+    leaves = [bytes([number]) for number in range(7)]
+    as_of_six = msgspec.structs.replace(merkle_prove(leaves, 6), index=5, leaf_count=6)
+    with pytest.raises(MalformedMessage, match="there are 7"):
+        merkle_verify(merkle_root(leaves), leaves[6], as_of_six, leaf_count=7)
 
 
 @given(leaf_lists, leaf_lists)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
 from harness import Harness, Reader, chunked
 from samples import LEAVES, small_trie
 
@@ -25,7 +26,7 @@ def check(data: bytes) -> None:
     if kind & 1:
         leaf = reader.chunk()
         proof = decode(reader.chunk(), MerkleProof, bytes_max=MIB)
-        merkle_verify(ROOT, leaf, proof)
+        merkle_verify(ROOT, leaf, proof, leaf_count=len(LEAVES))
         assert LEAVES[proof.index] == leaf
         return
     key, value = reader.chunk(), reader.chunk()
@@ -43,6 +44,9 @@ def seeds() -> dict[str, bytes]:
         found[f"absent-{len(key)}"] = b"\x02" + chunked(key, b"", encode(TRIE.prove(key)))
     for index in (0, 4, 6):
         found[f"leaf-{index}"] = b"\x01" + chunked(LEAVES[index], encode(merkle_prove(LEAVES, index)))
+    # Found by fuzzing: the last of seven leaves passed as the last of six, while the count was taken from the proof.
+    other_count = msgspec.structs.replace(merkle_prove(LEAVES, 6), index=5, leaf_count=6)
+    found["leaf-of-another-count"] = b"\x01" + chunked(LEAVES[6], encode(other_count))
     return found
 
 

@@ -214,7 +214,7 @@ def test_the_weights_root_ignores_how_shards_are_stored_and_sees_what_they_hold(
 @pytest.mark.clause("8.2/7")
 def test_a_shard_can_be_proven_under_the_weights_root() -> None:
     leaves = [encode(TENSORS), *(shard.decoded_digest for shard in HONEST.shards)]
-    merkle_verify(HONEST.weights_root, HONEST.shards[1].decoded_digest, merkle_prove(leaves, 2))
+    merkle_verify(HONEST.weights_root, HONEST.shards[1].decoded_digest, merkle_prove(leaves, 2), leaf_count=len(leaves))
 
 
 CHILDREN: dict[str, tuple[Manifest, str]] = {

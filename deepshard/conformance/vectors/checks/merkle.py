@@ -12,9 +12,10 @@ def check(case: Fields) -> Json:
     if "leaves" in case:
         leaves = [unspell(leaf) for leaf in case["leaves"]]
         for index, leaf in enumerate(leaves):
-            merkle_verify(case.data("root"), leaf, merkle_prove(leaves, index))
+            merkle_verify(case.data("root"), leaf, merkle_prove(leaves, index), leaf_count=len(leaves))
         return {"root": merkle_root(leaves)}
     listed = case["proof"]
     siblings = tuple(unspell(sibling) for sibling in listed["siblings"])
-    merkle_verify(case.data("root"), case.data("leaf"), MerkleProof(listed["index"], listed["leaf_count"], siblings))
+    proof = MerkleProof(listed["index"], listed["leaf_count"], siblings)
+    merkle_verify(case.data("root"), case.data("leaf"), proof, leaf_count=proof.leaf_count)
     return {}
