@@ -375,6 +375,7 @@ class Session:
                 self._receive_control(other, now)
 
     def _receive_control(self, control: Control, now: float) -> None:
+        """Take one of the rest; REKEY has done its work in the opener."""
         match control:
             case Pong(nonce):
                 if not self._pings or self._pings[0][0] != nonce:
@@ -384,8 +385,6 @@ class Session:
                 self.outgoing.credit(stream, limit)
             case Streams(limit):
                 self.outgoing.raise_stream_limit(limit)
-            case _:
-                pass  # REKEY has done its work in the opener
 
     def _take_handshake(self, view: memoryview, at: int, events: list[Event], now: float) -> int | None:
         begin = at + LENGTH_BYTES
