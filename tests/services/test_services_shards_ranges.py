@@ -88,10 +88,10 @@ def _partial(node: Node) -> Path:
 
 
 @pytest.mark.clause("8.8/2")
-async def test_several_peers_bring_the_ranges_of_one_blob(tmp_path: Path) -> None:
-    async with running(tmp_path, disk_threads=4) as cluster:
+async def test_several_peers_bring_the_ranges_of_one_blob(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with running(tmp_path) as cluster:
         a, b = cluster.node("a", [DATA]), cluster.node("b", [DATA])
-        buyer = cluster.node("buyer")
+        buyer = cluster.node("buyer", in_flight_per_peer=1)  # so that neither brings all before the other has answered
         cluster.network.connect("buyer", "a", "b")
         arrivals = Arrivals(cluster)
         seen: list[tuple[int, int, int]] = []
