@@ -120,6 +120,12 @@ GOSSIP_IDONTWANTS_PER_HEARTBEAT_MAX: Final = 16
 """IDONTWANTs that we send to one peer between two heartbeats."""
 GOSSIP_IDONTWANT_IDS_MAX: Final = 1024
 """Ids that one peer doesn't want and that are remembered."""
+GOSSIP_VOTE_COPIES: Final = 2
+"""Copies of a vote that are welcome; whoever sends another is told to spare us its author's votes."""
+GOSSIP_SPARED_MAX: Final = 256
+"""Authors whose votes one peer is spared."""
+GOSSIP_SPARED_HEARTBEATS: Final = 60
+"""Heartbeats for which it is spared them; links change."""
 GOSSIP_FLOOD_BYTES_MAX: Final = 64 * KIB
 """Own units up to this size go to every peer at once, larger ones to the mesh."""
 GOSSIP_FIRST_DELIVERIES_MAX: Final = 100.0

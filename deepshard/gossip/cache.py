@@ -20,6 +20,12 @@ class Held:
 
     unit: Unit
     beat: int
+    author: bytes | None = None
+    """Who signed it, where that is known and it isn't our own."""
+    copies: int = 0
+    """How often it came."""
+    is_news: bool = True
+    """Whether it is advertised while it is young."""
     shown: set[bytes] = field(default_factory=set)
     """Peers that have sent or advertised it, or signed it, or don't want it."""
     sent: set[bytes] = field(default_factory=set)
@@ -56,11 +62,18 @@ class UnitCache:
         return held
 
     def advertised(self) -> Iterator[Held]:
-        """Units of the last `GOSSIP_ADVERTISED_WINDOWS` heartbeats, newest first."""
+        """Units of the last `GOSSIP_ADVERTISED_WINDOWS` heartbeats that weren't retired, newest first."""
         for held in reversed(self._held.values()):
-            if held.beat <= self._beat - GOSSIP_ADVERTISED_WINDOWS:
+            if held.beat <= self._beat - GOSSIP_ADVERTISED_WINDOWS or not held.is_news:
                 return
             yield held
+
+    def retire(self) -> None:
+        """Advertise nothing any more of what is here now; it can still be asked for."""
+        for held in reversed(self._held.values()):
+            if not held.is_news:
+                return
+            held.is_news = False
 
     def shift(self) -> None:
         """A heartbeat: what came `GOSSIP_CACHE_WINDOWS` ago is forgotten."""

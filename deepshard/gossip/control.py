@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from deepshard.gossip.events import Control, Effect, Forward, Graft, IDontWant, IHave, IWant, Prune, Tell
 from deepshard.gossip.membership import Member
+from deepshard.gossip.sparing import lift, spare
 from deepshard.gossip.state import MeshState
 from deepshard.gossip.units import Unit
 from deepshard.limits import (
@@ -41,7 +42,7 @@ def take_control(state: MeshState, peer: bytes, control: Control, now: float) ->
         case IHave() if score >= GOSSIP_SCORE_GOSSIP:
             return _ask(state, peer, control, now)
         case IWant() if score >= GOSSIP_SCORE_GOSSIP:
-            return _serve(state, peer, control)
+            return _serve(state, member, control)
         case _:
             pass
     return []
@@ -62,6 +63,7 @@ def _graft(state: MeshState, member: Member, graft: Graft, now: float) -> list[E
     if state.scores.score(member.key) < 0 or not topic.mesh.admits(member):
         return [state.prune(topic, member.key, now)]
     topic.mesh.add(member)
+    member.forget_sparing()
     return []
 
 
@@ -88,8 +90,9 @@ def _ask(state: MeshState, peer: bytes, ihave: IHave, now: float) -> list[Effect
     return [Tell(peer, IWant(portion)) for portion in chunks(wanted)]
 
 
-def _serve(state: MeshState, peer: bytes, iwant: IWant) -> list[Effect]:
+def _serve(state: MeshState, member: Member, iwant: IWant) -> list[Effect]:
     """IWANT: send what is asked for, a few times each, as long as the allowance lasts."""
+    peer = member.key
     allowance = state.allowances[peer]
     units: list[Unit] = []
     for unit_id in allowance.want(iwant.ids):
@@ -100,6 +103,7 @@ def _serve(state: MeshState, peer: bytes, iwant: IWant) -> list[Effect]:
             break
         held.served[peer] = held.served.get(peer, 0) + 1
         held.sent.add(peer)
+        lift(member, held)
         units.append(held.unit)
     return [Forward((peer,), tuple(units))] if units else []
 
@@ -107,6 +111,7 @@ def _serve(state: MeshState, peer: bytes, iwant: IWant) -> list[Effect]:
 def _note_unwanted(state: MeshState, member: Member, message: IDontWant) -> None:
     for unit_id in message.ids[:GOSSIP_IDS_MAX]:
         if state.knows(unit_id):
+            spare(state, member, unit_id)
             _note_shown(state, member.key, unit_id)
             continue
         member.unwanted[unit_id] = state.beat

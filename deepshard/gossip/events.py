@@ -104,7 +104,12 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class ProgressMade:
-    """A block was committed or a round began: what was for later may be valid now."""
+    """A block was committed or a round began: what was for later may be valid now.
+
+    `decided`: a block was committed, so that nobody who is level with us needs its votes any more.
+    """
+
+    decided: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from deepshard.gossip.allowances import Allowance
 from deepshard.gossip.control import chunks
 from deepshard.gossip.events import Effect, GossipAbuse, IHave, Penalise, Tell
+from deepshard.gossip.sparing import expire
 from deepshard.gossip.state import MeshState, TopicState
 from deepshard.gossip.units import Rng
 from deepshard.limits import (
@@ -34,6 +35,7 @@ def beat(state: MeshState, now: float, rng: Rng) -> list[Effect]:
     effects += [Penalise(peer, GossipAbuse(score)) for peer, score in scores.items() if score < GOSSIP_SCORE_GRAYLIST]
     state.scores.decay()
     _age(state, now)
+    expire(state)
     return effects
 
 
@@ -47,13 +49,13 @@ def _count_faults(state: MeshState, now: float) -> None:
 
 
 def _advertise(state: MeshState, topic: TopicState, scores: dict[bytes, float], rng: Rng) -> list[Effect]:
-    """IHAVE to a few peers, those outside the mesh first, of what they haven't shown to have."""
+    """IHAVE to a few peers, first those outside the mesh or not sent all, of what they haven't shown to have."""
     news = list(topic.cache.advertised())
     if not news:
         return []
     told = [member for member in state.peers.values() if member.is_member and scores[member.key] >= GOSSIP_SCORE_GOSSIP]
-    outside = [member for member in told if member.key not in topic.mesh]
-    inside = [member for member in told if member.key in topic.mesh]
+    outside = [member for member in told if member.key not in topic.mesh or member.spared]
+    inside = [member for member in told if member.key in topic.mesh and not member.spared]
     chosen = rng.sample(outside, min(len(outside), GOSSIP_LAZY_PEERS))
     chosen += rng.sample(inside, min(len(inside), GOSSIP_LAZY_PEERS - len(chosen)))
     effects: list[Effect] = []

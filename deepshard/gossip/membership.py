@@ -34,6 +34,15 @@ class Member:
     subnet: str | None
     unwanted: dict[bytes, int] = field(default_factory=dict)
     """Ids that it doesn't want, with the heartbeat in which it said so; oldest first."""
+    spared: dict[bytes, int] = field(default_factory=dict)
+    """Authors whose votes it gets from others sooner than from us, with the heartbeat in which it said so."""
+    relieved: dict[bytes, int] = field(default_factory=dict)
+    """Authors whose votes we told it we get from others sooner, with the heartbeat."""
+
+    def forget_sparing(self) -> None:
+        """It comes into the mesh anew."""
+        self.spared.clear()
+        self.relieved.clear()
 
 
 @dataclass(frozen=True, slots=True)

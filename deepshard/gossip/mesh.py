@@ -31,6 +31,7 @@ from deepshard.gossip.events import (
 )
 from deepshard.gossip.heartbeat import beat
 from deepshard.gossip.membership import Member
+from deepshard.gossip.sparing import relieve
 from deepshard.gossip.state import MeshState, Pending, TopicState
 from deepshard.gossip.units import Rng, Topic, Unit, Verdict
 from deepshard.limits import (
@@ -73,9 +74,11 @@ class Mesh:
                 return self._publish(units)
             case Heartbeat():
                 return beat(self._state, now, rng)
-            case ProgressMade():
+            case ProgressMade(decided=decided):
                 for topic in self._state.topics.values():
                     topic.postponed.clear()
+                if decided:
+                    self._state.topics[Topic.CONSENSUS].cache.retire()
                 return []
             case PeerJoined():
                 return self._join(event, now, rng)
@@ -119,17 +122,22 @@ class Mesh:
             return []
         effects: list[Effect] = []
         fresh: list[Unit] = []
+        surplus: list[bytes] = []
         for unit in units:
             topic = state.topics[unit.topic]
             state.asking.arrived(unit.id)
             if unit.id in topic.rejected:
                 state.scores.invalid_unit(peer)
                 effects.append(Penalise(peer, RejectedUnit(unit.id)))
-            elif not self._is_repeated(topic, unit.id, peer):
+            elif self._is_repeated(topic, unit.id, peer):
+                if relieve(state, topic, unit.id, peer):
+                    surplus.append(unit.id)
+            else:
                 if len(state.pending) >= GOSSIP_CACHE_UNITS_MAX:
                     del state.pending[next(iter(state.pending))]
                 state.pending[unit.id] = Pending(unit, peer, {peer})
                 fresh.append(unit)
+        effects += [Tell(peer, IDontWant(portion)) for portion in chunks(tuple(surplus))]
         effects += self._decline(peer, fresh)
         if fresh:
             effects.append(Examine(peer, tuple(fresh)))
@@ -140,10 +148,12 @@ class Mesh:
         pending = self._state.pending.get(unit_id)
         if pending is not None:
             pending.shown.add(peer)
+            pending.copies += 1
             return True
         held = topic.cache.get(unit_id)
         if held is not None and peer in self._state.peers:
             held.shown.add(peer)
+            held.copies += 1
         return held is not None or unit_id in topic.seen or unit_id in topic.postponed
 
     def _decline(self, source: bytes, fresh: list[Unit]) -> list[Effect]:
@@ -176,7 +186,10 @@ class Mesh:
             case Verdict.VALID:
                 if pending.sender in state.peers:
                     state.scores.first_delivery(pending.sender)
-                state.keep(pending.unit, pending.shown if judged.author is None else {*pending.shown, judged.author})
+                held = state.keep(
+                    pending.unit, pending.shown if judged.author is None else {*pending.shown, judged.author}
+                )
+                held.author, held.copies = judged.author, pending.copies
         topic.seen.add(judged.id)
         return self._pass_on(pending.unit) if judged.verdict is Verdict.VALID else []
 

@@ -36,6 +36,7 @@ class Pending:
     unit: Unit
     sender: bytes
     shown: set[bytes]
+    copies: int = 1
 
 
 class MeshState:
@@ -95,7 +96,13 @@ class MeshState:
         held = [each for unit in units if (each := self.topics[unit.topic].cache.get(unit.id)) is not None]
         batches: dict[tuple[bytes, ...], tuple[list[bytes], list[Unit]]] = {}
         for peer in targets:
-            missing = [each for each in held if peer not in each.shown and (again or peer not in each.sent)]
+            member = self.peers.get(peer)
+            spared = member.spared if member is not None else {}
+            missing = [
+                each
+                for each in held
+                if peer not in each.shown and (again or (peer not in each.sent and each.author not in spared))
+            ]
             if missing:
                 key = tuple(each.unit.id for each in missing)
                 batches.setdefault(key, ([], [each.unit for each in missing]))[0].append(peer)
@@ -107,6 +114,8 @@ class MeshState:
         """Tell peers that they came into the mesh or left it."""
         effects: list[Effect] = [self.prune(topic, peer, now) for peer in changes.pruned]
         effects += [Tell(peer, Graft(topic.topic)) for peer in changes.grafted]
+        for peer in changes.grafted:
+            self.peers[peer].forget_sparing()
         return effects
 
     def prune(self, topic: TopicState, peer: bytes, now: float) -> Effect:

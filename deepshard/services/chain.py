@@ -219,7 +219,7 @@ class ChainService:
 
     async def _start_height(self) -> None:
         self._judge.start_height()
-        self._mesh.progress()
+        self._mesh.progress(decided=True)
         self._stalled_ticks = 0
         height = self._executor.height + 1
         guarded = self._store.guard.safety()
@@ -252,7 +252,7 @@ class ChainService:
         assert self._core is not None
         transition = core.apply(self._core, event)
         if transition.state.round != self._core.round:
-            self._mesh.progress()
+            self._mesh.progress(decided=False)
         self._core = transition.state
         await self._perform(transition.effects)
 

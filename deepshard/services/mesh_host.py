@@ -81,9 +81,9 @@ class MeshHost:
         """A second has passed."""
         self._apply(events.Heartbeat())
 
-    def progress(self) -> None:
-        """A block was committed or a round began: what was for later may be valid now."""
-        self._apply(events.ProgressMade())
+    def progress(self, *, decided: bool) -> None:
+        """A block was committed (`decided`) or a round began: what was for later may be valid now."""
+        self._apply(events.ProgressMade(decided))
 
     def _apply(self, event: events.Event) -> tuple[Unit, ...]:
         fresh: tuple[Unit, ...] = ()

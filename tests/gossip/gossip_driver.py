@@ -52,12 +52,14 @@ class Driver:
     def control(self, number: int, control: Control) -> list[Effect]:
         return self.do(ControlReceived(key(number), control))
 
-    def receive(self, number: int, *units: Unit, verdict: Verdict | None = Verdict.VALID) -> list[Effect]:
+    def receive(
+        self, number: int, *units: Unit, verdict: Verdict | None = Verdict.VALID, author: bytes | None = None
+    ) -> list[Effect]:
         """Units of a peer, each judged at once unless `verdict` is None."""
         effects = self.do(UnitsReceived(key(number), units))
         for unit in examined(effects):
             if verdict is not None:
-                effects += self.do(UnitJudged(unit.id, verdict))
+                effects += self.do(UnitJudged(unit.id, verdict, author))
         return effects
 
     def beat(self, times: int = 1) -> list[Effect]:

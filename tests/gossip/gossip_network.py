@@ -71,6 +71,8 @@ class GossipNetwork:
         self.latency_s = latency_s
         self.nodes: list[Node] = []
         self.sent_units = 0
+        self.authors: dict[bytes, bytes] = {}
+        """Who signed which vote."""
         self._subnet_max = GOSSIP_SUBNET_MESH_MAX if subnet_max is None else subnet_max
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
@@ -134,6 +136,8 @@ class GossipNetwork:
     def publish(self, node: Node, *units: Unit) -> None:
         for unit in units:
             node.delivered.setdefault(unit.id, self.now)
+            if unit.batched and unit.topic is Topic.CONSENSUS:
+                self.authors[unit.id] = node.key
         self.apply(node, Published(units))
 
     def apply(self, node: Node, event: Event) -> list[Effect]:
@@ -157,7 +161,7 @@ class GossipNetwork:
             case Examine(units=units):
                 for unit in units:
                     node.delivered.setdefault(unit.id, self.now)
-                    self.apply(node, UnitJudged(unit.id, Verdict.VALID))
+                    self.apply(node, UnitJudged(unit.id, Verdict.VALID, self.authors.get(unit.id)))
             case ScheduleRelay():
                 self.later(0.015 + 0.03 * self.rng.random(), lambda: self._relay(node))
             case Penalise(peer=peer, error=error):
