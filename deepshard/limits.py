@@ -155,6 +155,13 @@ MEMPOOL_TRANSACTIONS_MAX: Final = 10_000
 MEMPOOL_PER_SENDER_MAX: Final = 64
 SYNC_BLOCKS_MAX: Final = 64
 """Blocks or headers in one reply."""
+SYNC_BUFFER_BYTES_MAX: Final = 24 * MIB
+"""Blocks that have come out of order and wait for those before them, and room for those that were asked for."""
+SNAPSHOTS_OFFERED_MAX: Final = 8
+"""Heights in one list of snapshots."""
+SNAPSHOT_CHUNK_BYTES_MAX: Final = 1 * MIB
+"""Keys and values of one chunk of a state, with 64 bytes for each entry; a larger entry is a chunk of its own."""
+SNAPSHOT_CHUNK_ENTRIES_MAX: Final = 1 << 14
 FUTURE_ROUNDS_MAX: Final = 16
 """Rounds ahead of ours for which votes of one height are kept."""
 CLOCK_DRIFT_MS_MAX: Final = 10_000

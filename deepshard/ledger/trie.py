@@ -15,7 +15,7 @@ Hashes, with `path = tagged_hash("trie key", key)`:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Annotated, Final
 
@@ -28,6 +28,8 @@ from deepshard.primitives import Digest, tagged_hash
 KEY_BYTES_MAX: Final = 128
 PROOF_STEPS_MAX: Final = 160
 """A longer path would need two keys whose hashes agree in 160 bits."""
+ENTRY_OVERHEAD_BYTES: Final = 64
+"""What an entry counts for beside its key and value, where subtrees are measured."""
 EMPTY_ROOT: Final = tagged_hash("trie empty")
 
 
@@ -64,11 +66,12 @@ class _Leaf:
 
 
 class _Branch:
-    __slots__ = ("bit", "cached", "left", "right")
+    __slots__ = ("bit", "cached", "left", "right", "size")
 
     def __init__(self, bit: int, left: _Node, right: _Node) -> None:
         self.bit, self.left, self.right = bit, left, right
         self.cached: bytes | None = None
+        self.size: int | None = None
 
 
 _Node = _Leaf | _Branch
@@ -78,7 +81,8 @@ def _bit_of(path: bytes, bit: int) -> int:
     return path[bit >> 3] >> (7 - (bit & 7)) & 1
 
 
-def _hash_path(key: bytes) -> bytes:
+def path_of(key: bytes) -> bytes:
+    """Place of a key in the hash tree; 32 bytes."""
     return tagged_hash("trie key", key)
 
 
@@ -104,6 +108,25 @@ def _hash_of(node: _Node) -> bytes:
     return node.cached
 
 
+def _size_of(node: _Node) -> int:
+    if isinstance(node, _Leaf):
+        return len(node.key) + len(node.value) + ENTRY_OVERHEAD_BYTES
+    if node.size is None:
+        node.size = _size_of(node.left) + _size_of(node.right)
+    return node.size
+
+
+def _leaves_of(root: _Node | None) -> Iterator[_Leaf]:
+    """Leaves below a node in the order of their paths."""
+    pending = [] if root is None else [root]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, _Branch):
+            pending += (node.right, node.left)
+        else:
+            yield node
+
+
 def _find(root: _Node | None, path: bytes) -> _Leaf | None:
     """The leaf that a search for `path` ends at, whether or not it has that path."""
     node = root
@@ -121,19 +144,40 @@ def _rebuild(stack: list[_Branch], path: bytes, node: _Node) -> _Node:
     return node
 
 
+def _first_difference(one: bytes, other: bytes) -> int:
+    """The first bit in which two paths of one length differ; their length in bits if none does."""
+    return len(one) * 8 - (int.from_bytes(one, "big") ^ int.from_bytes(other, "big")).bit_length()
+
+
+def _join(leaves: Sequence[_Leaf]) -> _Node | None:
+    """The tree over leaves in strictly ascending order of their paths: each branch is made once, when it is whole."""
+    if not leaves:
+        return None
+    open_branches: list[tuple[int, _Node]] = []
+    node: _Node = leaves[0]
+    for before, leaf in pairwise(leaves):
+        bit = _first_difference(before.path, leaf.path)
+        while open_branches and open_branches[-1][0] > bit:
+            node = _Branch(*open_branches.pop(), node)
+        open_branches.append((bit, node))
+        node = leaf
+    while open_branches:
+        node = _Branch(*open_branches.pop(), node)
+    return node
+
+
 def _insert(root: _Node | None, leaf: _Leaf) -> _Node:
     met = _find(root, leaf.path)
     if root is None or met is None:
         return leaf
-    difference = int.from_bytes(met.path, "big") ^ int.from_bytes(leaf.path, "big")
-    critical = len(leaf.path) * 8 - difference.bit_length()  # past the last bit where the paths are equal
+    critical = _first_difference(met.path, leaf.path)
     stack: list[_Branch] = []
     node = root
     while isinstance(node, _Branch) and node.bit < critical:
         stack.append(node)
         node = node.right if _bit_of(leaf.path, node.bit) else node.left
     new: _Node = leaf
-    if difference:
+    if critical < len(leaf.path) * 8:
         goes_right = _bit_of(leaf.path, critical)
         new = _Branch(critical, node, leaf) if goes_right else _Branch(critical, leaf, node)
     return _rebuild(stack, leaf.path, new)
@@ -169,7 +213,7 @@ class Trie:
 
     def get(self, key: bytes) -> bytes | None:
         """Value of `key`, or None."""
-        path = _hash_path(key)
+        path = path_of(key)
         leaf = _find(self._by_hash, path)
         return leaf.value if leaf is not None and leaf.path == path else None
 
@@ -177,7 +221,7 @@ class Trie:
         """The map with `key` at `value`. Keys are our own, at most `KEY_BYTES_MAX` long."""
         assert len(key) <= KEY_BYTES_MAX
         return Trie(
-            _insert(self._by_hash, _Leaf(_hash_path(key), key, value)),
+            _insert(self._by_hash, _Leaf(path_of(key), key, value)),
             _insert(self._by_key, _Leaf(_key_path(key), key, value)),
         )
 
@@ -185,24 +229,20 @@ class Trie:
         """The map without `key`; the same map if it isn't there."""
         if self._by_hash is None or self._by_key is None or self.get(key) is None:
             return self
-        return Trie(_remove(self._by_hash, _hash_path(key)), _remove(self._by_key, _key_path(key)))
+        return Trie(_remove(self._by_hash, path_of(key)), _remove(self._by_key, _key_path(key)))
 
     def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Entries whose key begins with `prefix`, in the order of their keys."""
         node = self._by_key
         while isinstance(node, _Branch) and node.bit < len(prefix) * 8:
             node = node.right if _bit_of(prefix, node.bit) else node.left
-        pending = [] if node is None else [node]
-        while pending:
-            node = pending.pop()
-            if isinstance(node, _Branch):
-                pending += (node.right, node.left)
-            elif node.key.startswith(prefix):
-                yield node.key, node.value
+        for leaf in _leaves_of(node):
+            if leaf.key.startswith(prefix):
+                yield leaf.key, leaf.value
 
     def prove(self, key: bytes) -> Proof:
         """Proof of the value of `key`, or of its absence, under `root`."""
-        path = _hash_path(key)
+        path = path_of(key)
         steps: list[ProofStep] = []
         node = self._by_hash
         while isinstance(node, _Branch):
@@ -214,13 +254,55 @@ class Trie:
             other = ProofLeaf(node.path, tagged_hash("trie value", node.value))
         return Proof(tuple(steps), other)
 
+    def subtree(self, path: bytes, *, bytes_max: int) -> tuple[tuple[ProofStep, ...], tuple[tuple[bytes, bytes], ...]]:
+        """The largest subtree of at most `bytes_max` that is responsible for a path, or the one entry that is.
+
+        A branch divides the paths it is responsible for at the lowest path that shares the bits before `bit` with its
+        entries and has a one there. A subtree is measured by its keys and values and `ENTRY_OVERHEAD_BYTES` for each.
+
+        Returns:
+            The branches from the root to it, and its entries in the order of their paths.
+        """
+        steps: list[ProofStep] = []
+        node = self._by_hash
+        while isinstance(node, _Branch) and _size_of(node) > bytes_max:
+            divide = first_with_one(next(_leaves_of(node)).path, node.bit)
+            taken, sibling = (node.right, node.left) if path >= divide else (node.left, node.right)
+            steps.append(ProofStep(node.bit, _hash_of(sibling)))
+            node = taken
+        return tuple(steps), tuple((leaf.key, leaf.value) for leaf in _leaves_of(node))
+
+
+def first_with_one(path: bytes, bit: int) -> bytes:
+    """The lowest path that shares the bits before `bit` with `path` and has a one at `bit`."""
+    rest = len(path) * 8 - bit
+    return ((int.from_bytes(path, "big") >> rest << rest) | 1 << (rest - 1)).to_bytes(len(path), "big")
+
 
 def trie_of(entries: Iterable[tuple[bytes, bytes]]) -> Trie:
-    """The map of `entries`."""
-    trie = Trie()
+    """The map of `entries`; of entries with one key the last counts."""
+    leaves = {}
     for key, value in entries:
-        trie = trie.set(key, value)
-    return trie
+        assert len(key) <= KEY_BYTES_MAX
+        leaves[key] = _Leaf(path_of(key), key, value), _Leaf(_key_path(key), key, value)
+    by_hash = sorted((leaf for leaf, _ in leaves.values()), key=lambda leaf: leaf.path)
+    by_key = sorted((leaf for _, leaf in leaves.values()), key=lambda leaf: leaf.path)
+    return Trie(_join(by_hash), _join(by_key))
+
+
+def hash_of_entries(entries: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Hash of the subtree over entries, which are in strictly ascending order of their paths; at least one."""
+    node = _join([_Leaf(path_of(key), key, value) for key, value in entries])
+    assert node is not None
+    return _hash_of(node)
+
+
+def climb(path: bytes, node: bytes, steps: Sequence[ProofStep]) -> bytes:
+    """The root above a node of hash `node`, through the branches that a search for `path` takes to it."""
+    for step in reversed(steps):
+        right = _bit_of(path, step.bit)
+        node = _branch_hash(step.bit, step.sibling, node) if right else _branch_hash(step.bit, node, step.sibling)
+    return node
 
 
 def verify_proof(root: bytes, key: bytes, value: bytes | None, proof: Proof) -> None:
@@ -232,7 +314,7 @@ def verify_proof(root: bytes, key: bytes, value: bytes | None, proof: Proof) -> 
     Raises:
         MalformedMessage: the proof doesn't show it.
     """
-    path = _hash_path(key)
+    path = path_of(key)
     bits = [step.bit for step in proof.steps]
     if any(low >= high for low, high in pairwise(bits)):
         raise MalformedMessage("state proof decides by bits out of order")
@@ -249,8 +331,5 @@ def verify_proof(root: bytes, key: bytes, value: bytes | None, proof: Proof) -> 
         if other.path == path or any(_bit_of(other.path, bit) != _bit_of(path, bit) for bit in bits):
             raise MalformedMessage("state proof of an absent key ends at a leaf that its search can't reach")
         node = _leaf_hash(other.path, other.value_hash)
-    for step in reversed(proof.steps):
-        right = _bit_of(path, step.bit)
-        node = _branch_hash(step.bit, step.sibling, node) if right else _branch_hash(step.bit, node, step.sibling)
-    if node != root:
+    if climb(path, node, proof.steps) != root:
         raise MalformedMessage("state proof does not lead to the root")

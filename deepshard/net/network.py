@@ -45,6 +45,8 @@ from deepshard.wire.messages import (
     Priority,
     ProofRequest,
     RangeRequest,
+    SnapshotChunkRequest,
+    SnapshotsRequest,
 )
 from deepshard.wire.packets import Goodbye, GoodbyeReason
 from deepshard.wire.receiving import ReassemblyBudget
@@ -60,6 +62,8 @@ RATES: Final = {
     HaveRequest.KIND: Rate(per_s=500, burst=1000),
     BlobRequest.KIND: Rate(per_s=2000, burst=4000),
     RangeRequest.KIND: Rate(per_s=2000, burst=4000),
+    SnapshotsRequest.KIND: Rate(per_s=5, burst=32),
+    SnapshotChunkRequest.KIND: Rate(per_s=50, burst=100),
 }
 """What one peer may ask for; the rest shares `gossip.rates.DEFAULT_RATE`."""
 

@@ -19,6 +19,7 @@ from deepshard.limits import (
     PEERS_MAX,
     RANGE_BLOCKS_MAX,
     RANGE_PROOF_DIGESTS_MAX,
+    SNAPSHOTS_OFFERED_MAX,
     SYNC_BLOCKS_MAX,
     TRANSACTION_BYTES_MAX,
     WANT_DIGESTS_MAX,
@@ -181,6 +182,39 @@ class ProofReply(Message, frozen=True):
     proof: bytes
 
 
+class SnapshotsRequest(Message, frozen=True):
+    """Ask of which heights the peer would hand over its whole state."""
+
+    KIND = 26
+    request: RequestId
+
+
+class Snapshots(Message, frozen=True):
+    """Heights whose state the sender hands over, ascending."""
+
+    KIND = 27
+    request: RequestId
+    heights: Annotated[tuple[Height, ...], msgspec.Meta(max_length=SNAPSHOTS_OFFERED_MAX)]
+
+
+class SnapshotChunkRequest(Message, frozen=True):
+    """Ask for the chunk of the state after `height` that is responsible for the path `cursor`."""
+
+    KIND = 28
+    request: RequestId
+    height: Height
+    cursor: Digest
+
+
+class SnapshotChunk(Message, frozen=True):
+    """An encoded `StateChunk`; None where the sender doesn't hand over the state of that height."""
+
+    KIND = 29
+    PRIORITY = Priority.BULK
+    request: RequestId
+    chunk: bytes | None
+
+
 class HaveRequest(Message, frozen=True):
     """Ask which of these blobs and chunks the peer would serve us."""
 
@@ -268,6 +302,10 @@ CATALOGUE: dict[int, type[Message]] = {
         Headers,
         ProofRequest,
         ProofReply,
+        SnapshotsRequest,
+        Snapshots,
+        SnapshotChunkRequest,
+        SnapshotChunk,
         HaveRequest,
         HaveReply,
         BlobRequest,

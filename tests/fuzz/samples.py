@@ -25,6 +25,7 @@ from deepshard.consensus.validators import ValidatorSet, proposer
 from deepshard.encoding import Record, encode
 from deepshard.ledger.transactions import Transaction, TransactionBody, Transfer, sign_transaction
 from deepshard.ledger.trie import Proof, Trie
+from deepshard.ledger.trie_chunks import StateChunk, chunk_at
 from deepshard.merkle import MerkleProof, merkle_prove
 from deepshard.primitives import ZERO_DIGEST, content_digest
 from deepshard.shards.manifest import FileEntry, Manifest, ShardEntry, TensorEntry, TensorSlice
@@ -50,6 +51,7 @@ RECORDS: Final[tuple[type[Record], ...]] = (
     TransactionBody,
     Manifest,
     Proof,
+    StateChunk,
     MerkleProof,
     Hello,
     Reply,
@@ -76,6 +78,9 @@ _FIELDS: Final[dict[str, Any]] = {
     "key": b"account key",
     "value": b"value",
     "proof": b"proof",
+    "heights": (50, 100),
+    "cursor": DIGEST,
+    "chunk": b"chunk",
     "digests": (DIGEST, ZERO_DIGEST),
     "bitmap": b"\x03",
     "digest": DIGEST,
@@ -186,6 +191,7 @@ def record_samples() -> list[Record]:
         body,
         MANIFEST,
         small_trie().prove(b"key 7"),
+        chunk_at(small_trie(), DIGEST, bytes_max=300),
         merkle_prove(LEAVES, 4),
         hello,
         Reply(hello, bytes(100)),

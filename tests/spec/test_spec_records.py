@@ -11,7 +11,7 @@ from spec_text import Shape, enumeration_text, parse_fields, rows, shape_of_fiel
 
 from deepshard.consensus import types as consensus
 from deepshard.consensus.validators import ValidatorSet
-from deepshard.ledger import params, records, transactions, trie
+from deepshard.ledger import params, records, transactions, trie, trie_chunks
 from deepshard.shards import manifest
 from deepshard.wire import handshake
 from deepshard.wire.messages import BlobStatus
@@ -50,6 +50,7 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], ...]] = {
         params.Recipe,
         params.ProbePlan,
         params.VerdictLimits,
+        trie_chunks.StateChunk,
     ),
     "11-transactions": (
         transactions.Transaction,

@@ -28,6 +28,7 @@ NAMES: Final = (
     "blocks",
     "light",
     "proofs",
+    "snapshots",
     "genesis",
     "transactions",
     "rounds",

@@ -38,25 +38,29 @@ def _entries(count: int) -> list[Entry]:
     return [(b"account/" + digest_of(f"key {number}")[:20], b"value %d" % number) for number in range(count)]
 
 
-def _path(key: bytes) -> bytes:
+def path_of(key: bytes) -> bytes:
+    """Path of a key (10.6/1)."""
     return tagged_hash("trie key", key)
 
 
-def _bit(path: bytes, bit: int) -> int:
+def bit_of(path: bytes, bit: int) -> int:
+    """Bit of a path (10.6/1)."""
     return path[bit // 8] >> 7 - bit % 8 & 1
 
 
-def _critical(entries: Sequence[Entry]) -> int:
-    paths = [_path(key) for key, _ in entries]
-    return next(bit for bit in range(256) if len({_bit(path, bit) for path in paths}) == 2)
+def critical(entries: Sequence[Entry]) -> int:
+    """The first bit in which the paths of two or more entries aren't all equal."""
+    paths = [path_of(key) for key, _ in entries]
+    return next(bit for bit in range(256) if len({bit_of(path, bit) for path in paths}) == 2)
 
 
 def _leaf(key: bytes, value: bytes) -> bytes:
-    return tagged_hash("trie leaf", _path(key), tagged_hash("trie value", value))
+    return tagged_hash("trie leaf", path_of(key), tagged_hash("trie value", value))
 
 
-def _divided(entries: Sequence[Entry], bit: int) -> tuple[list[Entry], list[Entry]]:
-    left = [entry for entry in entries if not _bit(_path(entry[0]), bit)]
+def divided(entries: Sequence[Entry], bit: int) -> tuple[list[Entry], list[Entry]]:
+    """Entries with a zero at a bit of their paths, and those with a one."""
+    left = [entry for entry in entries if not bit_of(path_of(entry[0]), bit)]
     return left, [entry for entry in entries if entry not in left]
 
 
@@ -66,8 +70,8 @@ def root_of(entries: Sequence[Entry]) -> bytes:
         return tagged_hash("trie empty")
     if len(entries) == 1:
         return _leaf(*entries[0])
-    bit = _critical(entries)
-    left, right = _divided(entries, bit)
+    bit = critical(entries)
+    left, right = divided(entries, bit)
     return tagged_hash("trie branch", bit.to_bytes(2, "big"), root_of(left), root_of(right))
 
 
@@ -76,15 +80,15 @@ def proof_of(entries: Sequence[Entry], key: bytes) -> Proof:
     steps: list[ProofStep] = []
     rest = list(entries)
     while len(rest) > 1:
-        bit = _critical(rest)
-        sides = _divided(rest, bit)
-        taken = _bit(_path(key), bit)
+        bit = critical(rest)
+        sides = divided(rest, bit)
+        taken = bit_of(path_of(key), bit)
         steps.append(ProofStep(bit, root_of(sides[1 - taken])))
         rest = sides[taken]
     if not rest or rest[0][0] == key:
         return Proof(tuple(steps), None)
     found, value = rest[0]
-    return Proof(tuple(steps), ProofLeaf(_path(found), tagged_hash("trie value", value)))
+    return Proof(tuple(steps), ProofLeaf(path_of(found), tagged_hash("trie value", value)))
 
 
 def _roots() -> Iterator[Json]:
@@ -126,7 +130,7 @@ def _bad_present() -> Iterator[Json]:
     key, value = entries[3]
     good = proof_of(entries, key)
     steps = good.steps
-    other, leaf = digest_of("sibling"), ProofLeaf(_path(key), tagged_hash("trie value", value))
+    other, leaf = digest_of("sibling"), ProofLeaf(path_of(key), tagged_hash("trie value", value))
     assert len(steps) > 1
     wrong: list[tuple[str, tuple[str, ...], bytes, bytes, Proof]] = [
         ("another value", _LEADS, key, b"forged", good),
@@ -153,13 +157,15 @@ def _bad_absent() -> Iterator[Json]:
     strangers = (b"account/" + digest_of(f"stranger {number}")[:20] for number in range(16))
     nobody = next(key for key in strangers if len(proof_of(entries, key).steps) > 2)
     good = proof_of(entries, nobody)
-    leaf = ProofLeaf(_path(present), tagged_hash("trie value", value))
+    leaf = ProofLeaf(path_of(present), tagged_hash("trie value", value))
     far = next(
-        key for key, _ in entries if _bit(_path(key), good.steps[0].bit) != _bit(_path(nobody), good.steps[0].bit)
+        key
+        for key, _ in entries
+        if bit_of(path_of(key), good.steps[0].bit) != bit_of(path_of(nobody), good.steps[0].bit)
     )
     # The way to a real entry that the search for the absent key doesn't end at.
     elsewhere = proof_of(entries, far)
-    far_leaf = ProofLeaf(_path(far), tagged_hash("trie value", dict(entries)[far]))
+    far_leaf = ProofLeaf(path_of(far), tagged_hash("trie value", dict(entries)[far]))
     wrong = [
         ("of a key that is there", _ABSENCE, present, replace(there, other=leaf)),
         ("of a key that is there, without a leaf", _ABSENCE, present, there),
@@ -167,7 +173,12 @@ def _bad_absent() -> Iterator[Json]:
         ("without a leaf", _ABSENCE, nobody, replace(good, other=None)),
         ("empty, of a map that isn't", _ABSENCE, nobody, Proof((), None)),
         ("by an entry that the search can't reach", _ABSENCE, nobody, replace(elsewhere, other=far_leaf)),
-        ("by a made-up leaf", _LEADS, nobody, replace(good, other=ProofLeaf(_path(nobody)[:31] + b"\x00", bytes(32)))),
+        (
+            "by a made-up leaf",
+            _LEADS,
+            nobody,
+            replace(good, other=ProofLeaf(path_of(nobody)[:31] + b"\x00", bytes(32))),
+        ),
         ("bits in descending order", _BITS, nobody, replace(good, steps=good.steps[::-1])),
     ]
     for name, clauses, key, proof in wrong:
