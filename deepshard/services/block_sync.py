@@ -1,97 +1,89 @@
-"""Catching up: who is how far, asking one peer at a time for blocks, and serving those who ask."""
+"""Catching up block by block: asks several peers, applies what comes in order, and serves those who ask."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable, Iterator
 
 import structlog
+import trio
 
 from deepshard.disk.chain import ChainStore
-from deepshard.limits import BODY_BYTES_MAX, PEERS_REMEMBERED_MAX, SYNC_BLOCKS_MAX
+from deepshard.errors import RemoteError
+from deepshard.limits import BODY_BYTES_MAX, SYNC_BLOCKS_MAX
 from deepshard.net.types import NetworkPort, PeerInfo
+from deepshard.services.block_schedule import BlockSchedule
+from deepshard.services.executor import ChainExecutor
 from deepshard.wire.messages import Blocks, BlocksRequest
 
 _log = structlog.get_logger(__name__)
-PATIENCE_TICKS = 16
-"""Ticks after which a peer that was asked for blocks counts as slow, and another is asked."""
 
 
 class BlockSync:
-    """Heights that peers claim, and the one request that is under way.
+    """The shell of `BlockSchedule`: sends its requests and lets the executor judge what comes."""
 
-    A claim only decides whom to ask; what comes back is believed by its commit certificates. A peer that answers with
-    nothing, or not at all, is not asked again before it claims anew.
-    """
+    def __init__(
+        self,
+        network: NetworkPort,
+        store: ChainStore,
+        executor: ChainExecutor,
+        *,
+        numbers: Iterator[int],
+        settle: Callable[[tuple[bytes, ...]], None],
+    ) -> None:
+        """Ask nobody yet.
 
-    def __init__(self, network: NetworkPort, store: ChainStore) -> None:
+        Args:
+            network: to send through.
+            store: what those who ask are served from.
+            executor: verifies, executes and stores blocks.
+            numbers: fresh request numbers.
+            settle: told the transactions of each block applied.
+        """
+        self.schedule = BlockSchedule(numbers)
         self._network = network
         self._store = store
-        self._heights: dict[bytes, int] = {}
-        self._disappointments: Counter[bytes] = Counter()
-        self._cooling: set[bytes] = set()
-        """Peers that disappointed since the last tick; a liar's next claim waits, or it could keep us asking."""
-        self._request = 0
-        self._asked: bytes | None = None
-        self._waited_ticks = 0
-
-    def note(self, peer: bytes, height: int) -> None:
-        """A peer says how far it is."""
-        self._heights[peer] = height
-
-    def forget(self, peer: bytes) -> None:
-        """A peer is gone, or was of no use."""
-        self._heights.pop(peer, None)
-        if self._asked == peer:
-            self._asked = None
-
-    def is_behind(self, height: int) -> bool:
-        """Whether some peer claims to be above `height`."""
-        return any(claimed > height for claimed in self._heights.values())
-
-    def is_level_with(self, peer: bytes, height: int) -> bool:
-        """Whether a peer that has just sent us blocks claims no more than we have now."""
-        return self._heights.get(peer, height) <= height
+        self._executor = executor
+        self._settle = settle
 
     def tick(self) -> None:
-        """Time passes; a slow peer is given up."""
-        self._cooling.clear()
-        if self._asked is None:
-            return
-        self._waited_ticks += 1
-        if self._waited_ticks > PATIENCE_TICKS:
-            _log.info("sync.slow_peer", peer=self._asked.hex())
-            self._disappoint(self._asked)
+        """Time passes; slow peers are passed over."""
+        for peer in self.schedule.tick(trio.current_time()):
+            _log.info("sync.slow_peer", peer=peer.hex())
 
-    async def ask(self, height: int) -> None:
-        """Ask for the blocks above `height`, unless a request is under way.
+    async def ask(self) -> None:
+        """Send what requests there are to send."""
+        for wanted in self.schedule.wanted(self._executor.height, trio.current_time()):
+            request = BlocksRequest(wanted.request, wanted.first, wanted.count)
+            if not await self._network.send(wanted.peer, request):
+                self.schedule.forget(wanted.peer)
 
-        Whoever has disappointed least is asked, and of those the one that claims most: a liar gets one turn in many.
+    def accept(self, peer: bytes, answer: Blocks) -> None:
+        """Keep what a peer has sent.
+
+        Raises:
+            RemoteError: it is no answer.
         """
-        ahead = {
-            peer: claimed for peer, claimed in self._heights.items() if claimed > height and peer not in self._cooling
-        }
-        if self._asked is not None or not ahead:
-            return
-        peer = min(ahead, key=lambda key: (self._disappointments[key], -ahead[key], key))
-        self._request += 1
-        self._asked, self._waited_ticks = peer, 0
-        await self._network.send(peer, BlocksRequest(self._request, height + 1, SYNC_BLOCKS_MAX))
+        self.schedule.accept(peer, answer, self._executor.height)
 
-    def accept(self, peer: bytes, reply: Blocks) -> bool:
-        """Whether this is the answer to the request under way; which is then over."""
-        if self._asked != peer or reply.request != self._request:
-            return False
-        self._asked = None
-        if not reply.blocks:
-            self._disappoint(peer)
-        return bool(reply.blocks)
+    def apply(self) -> bytes | None:
+        """Apply blocks that are next, up to `SYNC_BLOCKS_MAX`; who sent the last one, or None if there was none.
 
-    def _disappoint(self, peer: bytes) -> None:
-        if len(self._disappointments) > PEERS_REMEMBERED_MAX:
-            self._disappointments.clear()
-        self._disappointments[peer] += 1
-        self._cooling.add(peer)
-        self.forget(peer)
+        The sender of a false block is penalised: it need not be the one whose answer came last.
+        """
+        sender = None
+        for _ in range(SYNC_BLOCKS_MAX):
+            arrived = self.schedule.take(self._executor.height)
+            if arrived is None:
+                break
+            try:
+                block = self._executor.apply_synced(arrived.block, arrived.certificate)
+            except RemoteError as error:
+                self.schedule.blame(arrived.peer)
+                self._network.penalise(arrived.peer, error)
+                break
+            self._settle(block.transactions)
+            sender = arrived.peer
+        return sender
 
     async def serve(self, peer: bytes, request: BlocksRequest) -> None:
         """Answer with as many stored blocks as fit half a message body, at least one if there is one."""

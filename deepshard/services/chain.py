@@ -39,8 +39,9 @@ from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis
 from deepshard.limits import BLOCK_BYTES_MAX, GOSSIP_HEARTBEAT_S
 from deepshard.net.types import NetworkPort, PeerDown, PeerInfo, PeerUp, Received
-from deepshard.services.block_sync import BlockSync, follows_chain
-from deepshard.services.chain_messages import BuildDue, ChainMessage, Flush, Heartbeat, SubmitTransaction, Tick
+from deepshard.services.block_sync import follows_chain
+from deepshard.services.catching_up import CatchUp
+from deepshard.services.chain_messages import BuildDue, ChainMessage, Flush, GoOn, Heartbeat, SubmitTransaction, Tick
 from deepshard.services.executor import ChainExecutor
 from deepshard.services.judging import Judge
 from deepshard.services.mesh_host import GossipMessage, MeshHost
@@ -96,7 +97,15 @@ class ChainService:
         self._judge = Judge(genesis.chain_id, self._executor, store, self._transactions, now_ms)
         self._mesh = MeshHost(network, secret=key.seed, later=self._flush_later)
         self._signer = Signer(key, genesis.chain_id, store.guard)
-        self._sync = BlockSync(network, store)
+        self._catch_up = CatchUp(
+            network,
+            store,
+            self._executor,
+            view,
+            settle=self._transactions.settle,
+            moved=self._after_sync,
+            go_on_later=lambda: self._later(0.0, GoOn()),
+        )
         self._stalled_ticks, self._committed_at = 0, 0.0
         self._timers: trio.Nursery | None = None
         self._core: core.State | None = None
@@ -151,7 +160,7 @@ class ChainService:
                 await self._transactions.introduce(peer)
             case PeerDown(peer=peer):
                 self._mesh.peer_down(peer)
-                self._sync.forget(peer.public_key)
+                self._catch_up.forget(peer.public_key)
             case SubmitTransaction(data=data, reply=reply):
                 try:
                     self._mesh.publish(self._transactions.submit(data))
@@ -167,6 +176,8 @@ class ChainService:
                 self._mesh.heartbeat()
             case Flush():
                 self._mesh.relay()
+            case GoOn():
+                await self._catch_up.go_on()
             case BuildDue(height=height, round=round_):
                 await self._build(height, round_)
 
@@ -176,16 +187,8 @@ class ChainService:
                 await self._take_units(peer, message)
             case Graft() | Prune() | IHave() | IWant() | IDontWant():
                 self._mesh.control(peer, message)
-            case Status(height=height):
-                self._sync.note(peer.public_key, height)
-                if self._executor.height + 1 < height:
-                    await self._sync.ask(self._executor.height)
-                elif not self._behind():
-                    self._note_caught_up()
-            case BlocksRequest():
-                await self._sync.serve(peer.public_key, message)
-            case Blocks():
-                await self._take_blocks(peer, message)
+            case Status() | BlocksRequest() | Blocks():
+                await self._catch_up.take(peer, message)
             case _:
                 raise RemoteError(f"{type(message).__name__} is not for the chain")
 
@@ -347,28 +350,15 @@ class ChainService:
         self._committed_at = trio.current_time()
         self._transactions.settle(block.transactions)
         self._network.broadcast(Status(block.header.height))
-        self._note_caught_up()  # what is decided by votes is the present, whatever some peer claims
+        self._catch_up.note_caught_up()  # what is decided by votes is the present, whatever some peer claims
         await self._start_height()
 
     # -- catching up -------------------------------------------------------------------------------------------------
 
-    def _behind(self) -> bool:
-        return self._sync.is_behind(self._executor.height)
-
-    def _note_caught_up(self) -> None:
-        if not self._view.caught_up:
-            self._view.caught_up = True
-            self._view.wake()
-            _log.info("chain.caught_up", height=self._executor.height)
-
     async def _tick(self) -> None:
         """Ask for blocks when peers are ahead and we make no progress; repeat our votes when nobody does."""
         self._stalled_ticks += 1
-        self._sync.tick()
-        if self._stalled_ticks >= 2 and self._behind():
-            await self._sync.ask(self._executor.height)
-        elif self._stalled_ticks >= 2:
-            self._note_caught_up()
+        await self._catch_up.tick(self._stalled_ticks)
         if self._stalled_ticks % STALL_TICKS == 0:
             for peer in self._network.peers():
                 await self._share_height(peer)
@@ -380,26 +370,7 @@ class ChainService:
         for message in self._judge.recall(self._round):
             await self._network.send(peer.public_key, message)
 
-    async def _take_blocks(self, peer: PeerInfo, reply: Blocks) -> None:
-        if not self._sync.accept(peer.public_key, reply):
-            return
-        before = self._executor.height
-        try:
-            for encoded, certificate in reply.blocks:
-                if decode(encoded, Block, bytes_max=BLOCK_BYTES_MAX).header.height <= self._executor.height:
-                    continue  # decided here by votes while the reply was on its way
-                block = self._executor.apply_synced(encoded, certificate)
-                self._transactions.settle(block.transactions)
-        finally:
-            if self._executor.height > before:
-                await self._after_sync(peer)
-
-    async def _after_sync(self, peer: PeerInfo) -> None:
+    async def _after_sync(self) -> None:
         self._committed_at = trio.current_time()
-        _log.info("chain.synced", height=self._executor.height, peer=peer.address.hex())
         self._network.broadcast(Status(self._executor.height))
         await self._start_height()
-        if self._sync.is_level_with(peer.public_key, self._executor.height):
-            self._note_caught_up()  # with a peer that proved its blocks; others may only boast
-        if self._behind():
-            await self._sync.ask(self._executor.height)

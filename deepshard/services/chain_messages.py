@@ -28,6 +28,11 @@ class Flush:
 
 
 @dataclass(frozen=True, slots=True)
+class GoOn:
+    """Blocks that have come wait to be applied."""
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """The mesh's second has passed."""
 
@@ -40,4 +45,6 @@ class BuildDue:
     round: int
 
 
-ChainMessage = Received | PeerUp | PeerDown | SubmitTransaction | TimeoutElapsed | Tick | Heartbeat | Flush | BuildDue
+ChainMessage = (
+    Received | PeerUp | PeerDown | SubmitTransaction | TimeoutElapsed | Tick | Heartbeat | Flush | GoOn | BuildDue
+)
