@@ -1,4 +1,4 @@
-"""Chains of many blocks made at once: executed and certified as the network's would be, without the rounds of voting."""
+"""Chains of many blocks made at once: executed and certified as by the network, without the rounds of voting."""
 
 from __future__ import annotations
 
