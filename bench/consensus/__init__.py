@@ -1,0 +1,1 @@
+"""What consensus reaches on this machine: `python -m bench.consensus [--quick] [--only ROW,...] [--json FILE]`."""

@@ -1,0 +1,148 @@
+"""Four validators as real processes under load: committed transactions a second, latency, processor time, memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median, quantiles
+from typing import Final
+
+import msgspec
+
+from bench.wire.alone import signature_seconds
+from bench.wire.rows import Row
+from deepshard.limits import MIB
+
+from .load import Load, Result
+from .network import NodeProcess, key_of, prepare, running
+
+VALIDATORS: Final = 4
+ACCOUNTS: Final = 400
+WAITING_MAX: Final = 6000
+SAMPLE_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long is measured: a steady load after some warming up, then as much as gets in."""
+
+    warm_s: float
+    steady_s: float
+    full_s: float
+    rate: float
+
+
+QUICK: Final = Plan(warm_s=1.0, steady_s=3.0, full_s=0.0, rate=300.0)
+FULL: Final = Plan(warm_s=30.0, steady_s=60.0, full_s=20.0, rate=600.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A moment: resident bytes and processor time of each node."""
+
+    at: float
+    resident: tuple[int, ...]
+    processor_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A load and what was seen of the nodes meanwhile, in seconds since it began."""
+
+    result: Result
+    samples: list[Sample]
+
+    def rate(self, start: float, end: float) -> float:
+        """Transactions committed a second."""
+        return sum(start <= at < end for at in self.result.committed) / (end - start)
+
+    def latencies(self, start: float, end: float) -> list[float]:
+        """Seconds from submission to commitment of what was submitted in this time."""
+        pairs = zip(self.result.submitted, self.result.committed, strict=True)
+        return [done - sent for sent, done in pairs if start <= sent < end and done > 0]
+
+    def during(self, start: float, end: float) -> list[Sample]:
+        """Samples of this time."""
+        return [sample for sample in self.samples if start <= sample.at < end]
+
+
+def under_load(nodes: Sequence[NodeProcess], folder: Path, *, rate: float, seconds: float) -> Run:
+    """Run the load against these nodes."""
+    load = Load(
+        genesis=str(folder / "genesis.json"),
+        validators=tuple(node.listen for node in nodes),
+        accounts=ACCOUNTS,
+        rate=rate,
+        seconds=seconds,
+        waiting_max=WAITING_MAX,
+    )
+    (folder / "load.json").write_bytes(msgspec.json.encode(load))
+    command = [sys.executable, "-m", "bench.consensus.load", str(folder / "load.json")]
+    samples: list[Sample] = []
+    with (folder / "result.json").open("wb") as output, subprocess.Popen(command, stdout=output) as client:  # noqa: S603
+        began = time.monotonic()
+        while client.poll() is None:
+            samples.append(_sample(nodes, time.monotonic() - began))
+            time.sleep(SAMPLE_S)
+    assert client.returncode == 0
+    return Run(msgspec.json.decode((folder / "result.json").read_bytes(), type=Result), samples)
+
+
+def _sample(nodes: Sequence[NodeProcess], at: float) -> Sample:
+    resident, processor_s = [], []
+    for node in nodes:
+        with node.statistics.oneshot():
+            resident.append(node.statistics.memory_info().rss)
+            times = node.statistics.cpu_times()
+            processor_s.append(times.user + times.system)
+    return Sample(at, tuple(resident), tuple(processor_s))
+
+
+def throughput_rows(plan: Plan) -> list[Row]:
+    """The rows of the table."""
+    with tempfile.TemporaryDirectory(prefix="bench-consensus-") as name:
+        folder = Path(name)
+        nodes = prepare(
+            folder,
+            [key_of("validator", number) for number in range(VALIDATORS)],
+            [key_of("account", number) for number in range(ACCOUNTS)],
+        )
+        with running(nodes):
+            steady = under_load(nodes, folder, rate=plan.rate, seconds=plan.warm_s + plan.steady_s)
+        return _rows(plan, steady, None)
+
+
+def _rows(plan: Plan, steady: Run, full: Run | None) -> list[Row]:
+    start, end = plan.warm_s, plan.warm_s + plan.steady_s
+    committed = steady.rate(start, end)
+    latencies = steady.latencies(start, end)
+    samples = steady.during(start, end)
+    spent = [after - before for before, after in zip(samples[0].processor_s, samples[-1].processor_s, strict=True)]
+    span = samples[-1].at - samples[0].at
+    _, verify_s = signature_seconds(runs=3)
+    beside = {
+        "offered (1/s)": plan.rate,
+        "never committed": float(sum(at < 0 for at in steady.result.committed)),
+        "latency to the block, median (ms)": 1e3 * median(latencies),
+        "latency to the block, 99th percentile (ms)": 1e3 * quantiles(latencies, n=100)[98],
+        "processor us per transaction and node": 1e6 * mean(spent) / (span * committed),
+        "of these to verify its signature": 1e6 * verify_s,
+        "cores busy with the four nodes": sum(spent) / span,
+        "limit: 2 cores, 4 nodes, signatures alone (1/s)": 2 / (VALIDATORS * verify_s),
+    }
+    growth = [mean(s.resident[n] for s in samples[-4:]) - mean(s.resident[n] for s in samples[:4]) for n in range(VALIDATORS)]
+    memory = {
+        "resident MiB at the start, mean of nodes": mean(samples[0].resident) / MIB,
+        "resident MiB at the end, mean of nodes": mean(samples[-1].resident) / MIB,
+        "largest growth of a node (MiB)": max(growth) / MIB,
+    }
+    share = max(after / before for before, after in zip(samples[0].resident, samples[-1].resident, strict=True)) - 1
+    return [
+        Row("4 processes: transactions committed", committed, "1/s", 500, at_least=True, beside=beside),
+        Row("4 processes: memory growth in that minute", 100 * share, "%", 10, at_least=False, beside=memory),
+    ]
