@@ -57,6 +57,7 @@ bench-quick: .venv/.installed ## every bench in its shortest form
 	$(RUN) -m bench.detection --quick
 	$(RUN) -m bench.kernel_moments --quick
 	$(RUN) -m bench.wire --quick
+	$(RUN) -m bench.consensus --quick
 
 SECONDS ?= 60
 fuzz: .venv/.installed ## fuzz every decoder for SECONDS each, two at a time (ONLY="packets frames" for some)

@@ -1,8 +1,8 @@
 """The load: a client in a process of its own that signs transfers, sends them to the validators and waits for blocks.
 
-`python -m bench.consensus.load CONFIG` reads a `Load` as JSON from the file and prints a `Result` as JSON. It speaks the
-wire protocol as any client may: a peer without a role, linked to every validator. A transfer is sent to one of them. It
-counts as committed when a validator's Status tells of the block that holds it.
+`python -m bench.consensus.load CONFIG` reads a `Load` as JSON from the file and prints a `Result` as JSON. It speaks
+the wire protocol as any client may: a peer without a role, linked to every validator. A transfer is sent to one of
+them. It counts as committed when a validator's Status tells of the block that holds it.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Client:
                 await self._network.send(peer, Transactions(tuple(batch)))
             await trio.sleep(TURN_S)
         with trio.move_on_after(SETTLE_S_MAX):
-            while self.waiting:
+            while self.waiting:  # noqa: ASYNC110  # looking now and then is enough here
                 await trio.sleep(TURN_S)
 
     def _transfer(self, account: Account) -> bytes:
@@ -165,7 +165,7 @@ class Client:
 
 async def run(load: Load) -> Result:
     """Link to all validators, send, and say what came of it."""
-    genesis = load_genesis(Path(load.genesis).read_text())
+    genesis = load_genesis(Path(load.genesis).read_text())  # noqa: ASYNC240  # before anything else runs
     network = Network(
         key=key_of("client", 0),
         chain_id=CHAIN_ID,

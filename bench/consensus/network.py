@@ -76,7 +76,7 @@ class NodeProcess:
     def start(self) -> None:
         """Start the process; its log goes to a file in its home."""
         with (self.home / "log").open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603  # ours
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # ours
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
