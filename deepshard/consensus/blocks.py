@@ -32,6 +32,8 @@ class ChainTip:
     time_ms: int
     validators: ValidatorSet
     next_validators_hash: bytes
+    certificate: CommitCertificate | None = None
+    """A verified certificate of it, if one is at hand: its signatures in the successor aren't verified again."""
 
 
 def genesis_tip(genesis_hash: bytes, time_ms: int, validators: ValidatorSet) -> ChainTip:
@@ -39,9 +41,10 @@ def genesis_tip(genesis_hash: bytes, time_ms: int, validators: ValidatorSet) -> 
     return ChainTip(0, genesis_hash, time_ms, validators, validators.hash())
 
 
-def tip_of(header: Header, validators: ValidatorSet) -> ChainTip:
+def tip_of(header: Header, validators: ValidatorSet, certificate: CommitCertificate | None = None) -> ChainTip:
     """The tip that a committed header makes, with the validators of its height."""
-    return ChainTip(header.height, header.block_id(), header.time_ms, validators, header.next_validators_hash)
+    block_id, next_hash = header.block_id(), header.next_validators_hash
+    return ChainTip(header.height, block_id, header.time_ms, validators, next_hash, certificate)
 
 
 def validate_block(
@@ -119,7 +122,9 @@ def _validate_last_commit(block: Block, chain_id: str, parent: ChainTip) -> None
     if certificate is None:
         raise InvalidBlock(f"block {header.height} carries no certificate of its parent")
     try:
-        verify_certificate(chain_id, parent.validators, certificate, parent.block_id, parent.height)
+        verify_certificate(
+            chain_id, parent.validators, certificate, parent.block_id, parent.height, known=parent.certificate
+        )
     except InvalidCertificate as error:
         raise InvalidBlock(f"block {header.height}: {error}") from error
 

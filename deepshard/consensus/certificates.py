@@ -82,11 +82,18 @@ def verify_proposal(chain_id: str, validators: ValidatorSet, proposal: Proposal)
 
 
 def verify_certificate(
-    chain_id: str, validators: ValidatorSet, certificate: CommitCertificate, block_id: bytes, height: int
+    chain_id: str,
+    validators: ValidatorSet,
+    certificate: CommitCertificate,
+    block_id: bytes,
+    height: int,
+    *,
+    known: CommitCertificate | None = None,
 ) -> None:
     """Check that more than two thirds of `validators` precommitted `block_id` at `height` in the certificate's round.
 
-    Everything that is cheap is checked before the first signature (90 us each).
+    Everything that is cheap is checked before the first signature (90 us each). `known` is a certificate by the same
+    validators that was verified before: what is signed in it for the same block and round isn't verified again.
 
     Raises:
         InvalidCertificate: for another height or block, or its signers are out of order, repeated or no members, or
@@ -110,8 +117,12 @@ def verify_certificate(
         power += validator.power
     if not validators.is_quorum(power):
         raise InsufficientPower(height, power, validators.total_power)
+    same = known is not None and (known.height, known.round, known.block_id) == (height, certificate.round, block_id)
+    verified = frozenset(known.signatures) if known is not None and same else frozenset()
     message = vote_sign_bytes(chain_id, VoteKind.PRECOMMIT, height, certificate.round, block_id)
     for entry in certificate.signatures:
+        if entry in verified:
+            continue
         try:
             verify_signature(validators.by_address[entry.validator].public_key, VOTE_TAG, message, entry.signature)
         except BadSignature as error:

@@ -77,9 +77,13 @@ class ValidatorSet(Record, frozen=True, dict=True):
         """Where each validator's stretch of the line [0, total power) ends."""
         return list(accumulate(validator.power for validator in self.validators))
 
+    @cached_property
+    def _hash(self) -> bytes:
+        return tagged_hash("validator set", encode(self))
+
     def hash(self) -> bytes:
         """Identifier of the set, as headers carry it."""
-        return tagged_hash("validator set", encode(self))
+        return self._hash
 
     def power_of(self, address: bytes) -> int:
         """Power of a validator; 0 for anyone else."""

@@ -37,6 +37,9 @@ POOLS: Final = ("heldout", "rejected", "general", "canary")
 _VALUE_BYTES_MAX: Final = 1 << 26
 """Our own values; the largest are rounds with thousands of segments."""
 
+_ALWAYS_READ: Final = (keys.CHAIN, keys.PARAMS, keys.SUPPLY, keys.ACTIVE, keys.AGENDA)
+"""Records that every block reads: a state that doesn't change them hands on what it has decoded."""
+
 T = TypeVar("T")
 
 
@@ -251,10 +254,13 @@ class State(View):
 
     def changed(self, changes: dict[bytes, Any]) -> State:
         """The state with these records put in place; None deletes."""
-        trie = self._trie
+        trie = self._trie.update((key, encode(record)) for key, record in changes.items() if record is not None)
         for key, record in changes.items():
-            trie = trie.delete(key) if record is None else trie.set(key, encode(record))
-        return State(trie, {key: record for key, record in changes.items() if record is not None})
+            if record is None:
+                trie = trie.delete(key)
+        decoded: dict[bytes, Any] = {key: self._decoded[key] for key in _ALWAYS_READ if key in self._decoded}
+        decoded.update(changes)
+        return State(trie, {key: record for key, record in decoded.items() if record is not None})
 
     def dump(self) -> bytes:
         """Canonical snapshot: all entries, sorted by key."""

@@ -15,6 +15,7 @@ Hashes, with `path = tagged_hash("trie key", key)`:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Annotated, Final
@@ -183,6 +184,26 @@ def _insert(root: _Node | None, leaf: _Leaf) -> _Node:
     return _rebuild(stack, leaf.path, new)
 
 
+def _merge(root: _Node | None, leaves: Sequence[_Leaf]) -> _Node | None:
+    """`root` with leaves in strictly ascending order of their paths: each branch that changes is made once."""
+    if root is None or not leaves:
+        return root if root is not None else _join(leaves)
+    if isinstance(root, _Branch) and len(leaves) > 1:
+        met = _find(root, leaves[0].path)
+        assert met is not None
+        # All paths below a branch agree in the bits before its own; leaves between two that agree with them do, too.
+        if min(_first_difference(met.path, leaf.path) for leaf in (leaves[0], leaves[-1])) >= root.bit:
+            middle = bisect_left(leaves, 1, key=lambda leaf: _bit_of(leaf.path, root.bit))
+            left, right = _merge(root.left, leaves[:middle]), _merge(root.right, leaves[middle:])
+            assert left is not None
+            assert right is not None
+            return _Branch(root.bit, left, right)
+    node = root
+    for leaf in leaves:
+        node = _insert(node, leaf)
+    return node
+
+
 def _remove(root: _Node, path: bytes) -> _Node | None:
     """`root` without the leaf of `path`, which must be there."""
     stack: list[_Branch] = []
@@ -224,6 +245,14 @@ class Trie:
             _insert(self._by_hash, _Leaf(path_of(key), key, value)),
             _insert(self._by_key, _Leaf(_key_path(key), key, value)),
         )
+
+    def update(self, entries: Iterable[tuple[bytes, bytes]]) -> Trie:
+        """The map with all these entries, of different keys: what `set` makes of one after the other, made at once."""
+        entries = list(entries)
+        assert all(len(key) <= KEY_BYTES_MAX for key, _ in entries)
+        by_hash = sorted((_Leaf(path_of(key), key, value) for key, value in entries), key=lambda leaf: leaf.path)
+        by_key = sorted((_Leaf(_key_path(key), key, value) for key, value in entries), key=lambda leaf: leaf.path)
+        return Trie(_merge(self._by_hash, by_hash), _merge(self._by_key, by_key))
 
     def delete(self, key: bytes) -> Trie:
         """The map without `key`; the same map if it isn't there."""

@@ -23,6 +23,7 @@ from deepshard.ledger.execution import (
     select_transactions,
 )
 from deepshard.ledger.genesis import genesis_state
+from deepshard.ledger.keys import ACTIVE
 from deepshard.ledger.params import Genesis
 from deepshard.ledger.state import State
 from deepshard.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, CERTIFICATE_BYTES_MAX, VALIDATOR_SET_BYTES_MAX
@@ -62,6 +63,7 @@ class ChainExecutor:
         self.certificate: CommitCertificate | None = None
         self.state: State = genesis_state(self._genesis)
         self.validators = validators_of(self.state)
+        self._active: tuple[bytes | None, ValidatorSet] = (self.state.get(ACTIVE), self.validators)
         self.tip = genesis_tip(self._genesis.hash(), self._genesis.time_ms, self.validators)
         self._executed.clear()
 
@@ -115,9 +117,9 @@ class ChainExecutor:
 
     def _advance(self, header: Header, certificate: CommitCertificate, state: State) -> None:
         """Make a decided block the tip."""
-        self.tip = tip_of(header, self.validators)
+        self.tip = tip_of(header, self.validators, certificate)
+        self.validators = self._validators_after(state)
         self.header, self.certificate, self.state = header, certificate, state
-        self.validators = validators_of(state)
         self._executed.clear()
 
     def admit(self, data: bytes) -> None:
@@ -156,13 +158,20 @@ class ChainExecutor:
         self._executed[block_id] = _Executed(block, encoded, result)
         return result
 
+    def _validators_after(self, state: State) -> ValidatorSet:
+        """Validator set that decides the height after `state`: nearly always that of the last call."""
+        active = state.get(ACTIVE)
+        if self._active[0] != active:
+            self._active = (active, validators_of(state))
+        return self._active[1]
+
     def _compare(self, header: Header, result: BlockResult) -> None:
         state = result.state
         expected = {
             "state_root": state.root,
             "receipts_root": receipts_root(result.receipts),
             "manifest": state.current_model().manifest,
-            "next_validators_hash": validators_of(state).hash(),
+            "next_validators_hash": self._validators_after(state).hash(),
         }
         for name, value in expected.items():
             if getattr(header, name) != value:
@@ -195,7 +204,7 @@ class ChainExecutor:
             state_root=result.state.root,
             receipts_root=receipts_root(result.receipts),
             validators=self.validators,
-            next_validators_hash=validators_of(result.state).hash(),
+            next_validators_hash=self._validators_after(result.state).hash(),
             manifest=result.state.current_model().manifest,
             onion_preimage=onion_preimage,
         )

@@ -75,6 +75,22 @@ def test_a_forged_certificate_is_refused(forged: Callable[[], CommitCertificate]
         verify_certificate(CHAIN, SET, forged(), BLOCK, 5)
 
 
+@pytest.mark.parametrize(
+    ("forged", "fault"),
+    [(_tampered, "does not verify"), (lambda: replace(certificate((0, 1, 3)), round=3), "does not verify")],
+)
+def test_what_was_verified_before_vouches_for_nothing_else(forged: Callable[[], CommitCertificate], fault: str) -> None:
+    for known in (certificate((0, 1, 3)), certificate((0, 2, 3)), certificate((0, 1, 3), round_=3, height=6)):
+        with pytest.raises(InvalidCertificate, match=fault):
+            verify_certificate(CHAIN, SET, forged(), BLOCK, 5, known=known)
+        verify_certificate(CHAIN, SET, certificate((0, 1, 3)), BLOCK, 5, known=known)
+
+
+def test_what_was_verified_before_is_not_verified_again() -> None:
+    # Only a caller that lies about what it has verified can tell.
+    verify_certificate(CHAIN, SET, _tampered(), BLOCK, 5, known=_tampered())
+
+
 @pytest.mark.clause("10.4/1")
 def test_nothing_proves_nil() -> None:
     with pytest.raises(InvalidCertificate, match="is for block"):

@@ -43,6 +43,39 @@ def test_trie_behaves_as_a_dict_and_its_root_depends_on_content_alone(
     assert (trie.root == EMPTY_ROOT) == (not model)
 
 
+@settings(max_examples=200, deadline=None)
+@given(CHANGES, st.dictionaries(KEYS | st.binary(min_size=100, max_size=101), st.binary(max_size=3), max_size=30))
+def test_many_entries_at_once_make_the_map_that_they_make_one_by_one(
+    before: Changes, entries: dict[bytes, bytes]
+) -> None:
+    base = trie_of((key, value) for key, value in before if value is not None)
+    root = base.root
+    expected = base
+    for key, value in entries.items():
+        expected = expected.set(key, value)
+    found = base.update(entries.items())
+    assert found.root == expected.root
+    assert list(found.items()) == list(expected.items())
+    for key in [*entries, *(key for key, _ in before), b"nowhere"]:
+        assert found.get(key) == expected.get(key)
+        assert found.prove(key) == expected.prove(key)
+        assert list(found.items(key[:2])) == list(expected.items(key[:2]))
+    assert base.root == root
+    assert sorted(base.items()) == sorted({key: value for key, value in before if value is not None}.items())
+
+
+def test_large_updates_share_nothing_that_changes() -> None:
+    base = trie_with(2000)
+    entries = [(b"key %d" % number, b"new %d" % number) for number in range(1000, 3000, 3)]
+    expected = base
+    for key, value in entries:
+        expected = expected.set(key, value)
+    found = base.update(entries)
+    assert found.root == expected.root
+    assert list(found.items()) == list(expected.items())
+    assert base.root == trie_with(2000).root
+
+
 @pytest.mark.clause("10.6/8", "10.6/9", "10.6/10")
 @settings(max_examples=60, deadline=None)
 @given(CHANGES, KEYS)
