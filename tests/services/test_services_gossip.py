@@ -17,7 +17,7 @@ from deepshard.limits import (
     PROPOSALS_PER_HEIGHT_MAX,
     VOTES_PER_STEP_MAX,
 )
-from deepshard.services.mempool import Mempool, MempoolFull
+from deepshard.services.mempool import SETTLE_CHECKS_MAX, Mempool, MempoolFull
 from deepshard.services.mesh_host import messages_of, units_of
 from deepshard.services.rebroadcast import VOTES_KEPT_MAX, HeightProposals, HeightVotes
 from deepshard.wire.messages import BlockProposal, Transactions, Votes
@@ -61,6 +61,31 @@ def test_mempool_drops_what_the_new_state_refuses() -> None:
         mempool.add(transfer(nonce), accept)
     mempool.settle((), refuse_even)
     assert mempool.pending() == [transfer(1), transfer(3)]
+
+
+def test_mempool_checks_a_bounded_number_after_a_block_and_everything_in_turn() -> None:
+    def transfer_of(sender: int) -> bytes:
+        return sign_transaction(SecretKey(sender.to_bytes(32, "big")), "test", 0, Transfer(bytes(20), 1))
+
+    checked: list[bytes] = []
+
+    def note(data: bytes) -> None:
+        checked.append(data)
+        if data == stale:
+            raise InvalidTransaction("stale")
+
+    waiting = [transfer_of(number) for number in range(SETTLE_CHECKS_MAX + 20)]
+    stale = waiting[-1]
+    mempool = Mempool()
+    for data in waiting:
+        mempool.add(data, accept)
+    mempool.settle((waiting[0],), note)
+    assert checked == waiting[1 : SETTLE_CHECKS_MAX + 1]
+    checked.clear()
+    mempool.settle((), note)
+    assert checked[:20] == [*waiting[SETTLE_CHECKS_MAX + 1 :], waiting[1]]
+    assert stale not in mempool.pending()
+    assert mempool.pending() == waiting[1:-1]
 
 
 def test_mempool_does_not_keep_what_the_check_refuses() -> None:
