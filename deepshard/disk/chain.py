@@ -6,6 +6,7 @@ one transaction that is synced before it returns. The signing guard lies beside 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,10 @@ _SCHEMA: Final = (
         " checksum BLOB NOT NULL, PRIMARY KEY (height, block_id))"
     ),
     "CREATE TABLE IF NOT EXISTS snapshots (height INTEGER PRIMARY KEY, data BLOB NOT NULL, checksum BLOB NOT NULL)",
+    (
+        "CREATE TABLE IF NOT EXISTS parts (root BLOB NOT NULL, first BLOB NOT NULL, height INTEGER NOT NULL,"
+        " data BLOB NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (root, first))"
+    ),
 )
 
 
@@ -70,7 +75,10 @@ class StoredReceipt:
 
 
 class ChainStore:
-    """The chain of one network in the directory's file `path`, with `guard.db` beside it."""
+    """The chain of one network in the directory's file `path`, with `guard.db` beside it.
+
+    A chain that was joined by a snapshot begins at its block, the *base*: there is nothing below.
+    """
 
     def __init__(self, path: Path, *, genesis_hash: bytes) -> None:
         """Open or create the store.
@@ -88,6 +96,8 @@ class ChainStore:
             raise
         try:
             self._check_meta(genesis_hash)
+            self._base = self._read_number("base", 1)
+            self._check_tip()
         except (LocalError, UsageError):
             self.close()
             raise
@@ -101,10 +111,22 @@ class ChainStore:
         """Height of the last committed block; 0 for an empty chain."""
         return int(self._database.execute("SELECT coalesce(max(height), 0) FROM blocks")[0][0])
 
-    def save_block(self, block: StoredBlock, receipts: Sequence[NewReceipt], *, snapshot: bytes | None = None) -> None:
+    @property
+    def base(self) -> int:
+        """Height of the first block that is here, or would be: 1 but for a chain that was joined by a snapshot."""
+        return self._base
+
+    def save_block(
+        self,
+        block: StoredBlock,
+        receipts: Sequence[NewReceipt],
+        *,
+        snapshot: bytes | None = None,
+        keep: Sequence[int] = (),
+    ) -> None:
         """Append the next block with its receipts and, if given, the state after it; durable on return.
 
-        Pending blocks up to this height and all but the latest snapshots are dropped.
+        Pending blocks up to this height are dropped, and snapshots but for the latest and those of heights in `keep`.
 
         Raises:
             LocalError: it isn't the next height, or the disk failed; nothing was written.
@@ -118,11 +140,53 @@ class ChainStore:
             self._database.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", height, *parts, checksum)
             self._insert_receipts(height, receipts)
             self._database.execute("DELETE FROM pending WHERE height <= ?", height)
+            self._write_number("tip", height)
             if snapshot is not None:
-                self._insert_snapshot(height, snapshot)
+                self._insert_snapshot(height, snapshot, keep)
+
+    def install(self, block: StoredBlock, snapshot: bytes) -> None:
+        """Let the chain begin anew at a block above the last one, with the state after it; durable on return.
+
+        All blocks, pending blocks, snapshots and parts that were here are dropped; receipts stay.
+
+        Raises:
+            LocalError: the block isn't above the last one, or the disk failed; nothing was written.
+        """
+        height = block.height
+        with self._database.transaction():
+            if height <= self.height():
+                raise LocalError(f"{self._database.path}: block {height} is not above block {self.height()}")
+            for table in ("blocks", "pending", "snapshots", "parts"):
+                self._database.execute(f"DELETE FROM {table}")  # noqa: S608  # the names above
+            parts = (block.block, block.certificate, block.validators)
+            checksum = row_checksum("blocks", (height,), *parts)
+            self._database.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", height, *parts, checksum)
+            self._insert_snapshot(height, snapshot)
+            self._write_number("base", height)
+            self._write_number("tip", height)
+        self._base = height
+
+    def save_part(self, height: int, root: bytes, first: bytes, data: bytes) -> None:
+        """Keep a verified part of the state of `height` with this root, beginning at the path `first`; durable."""
+        checksum = row_checksum("parts", (root, first, height), data)
+        self._database.execute(
+            "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?)", root, first, height, data, checksum
+        )
+
+    def parts(self, root: bytes) -> list[bytes]:
+        """What is kept of the state with this root and intact, in the order of paths. Parts of others are dropped."""
+        self._database.execute("DELETE FROM parts WHERE root != ?", root)
+        rows = self._database.execute(
+            "SELECT first, height, data, checksum FROM parts WHERE root = ? ORDER BY first", root
+        )
+        return [row[2] for row in rows if _is_intact("parts", (root, *row[:2]), *row[2:])]
+
+    def part_heights(self) -> list[int]:
+        """Heights of whose states parts are kept."""
+        return [int(row[0]) for row in self._database.execute("SELECT DISTINCT height FROM parts ORDER BY height")]
 
     def block(self, height: int) -> StoredBlock | None:
-        """The committed block at `height`; None beyond the last one.
+        """The committed block at `height`; None beyond the last one and below the base.
 
         Raises:
             DiskCorruption: it doesn't match its checksum, or is missing.
@@ -131,14 +195,14 @@ class ChainStore:
         return found[0] if found and height > 0 else None
 
     def blocks(self, from_height: int, count: int) -> list[StoredBlock]:
-        """Up to `count` committed blocks from a height on, in order.
+        """Up to `count` committed blocks from a height on, in order; none if that height is below the base.
 
         Raises:
             DiskCorruption: one doesn't match its checksum, or is missing.
         """
         first = max(from_height, 1)
         expected = range(first, min(self.height(), first + count - 1) + 1)
-        if not expected:
+        if not expected or first < self._base:
             return []
         rows = self._database.execute(
             "SELECT * FROM blocks WHERE height BETWEEN ? AND ? ORDER BY height", expected.start, expected.stop - 1
@@ -209,9 +273,19 @@ class ChainStore:
         """
         rows = self._database.execute("SELECT height, data, checksum FROM snapshots ORDER BY height DESC")
         for height, data, checksum in rows:
-            if isinstance(data, bytes) and row_checksum("snapshots", (height,), data) == checksum:
+            if _is_intact("snapshots", (height,), data, checksum):
                 return int(height), data
         return None
+
+    def snapshot_at(self, height: int) -> bytes | None:
+        """The snapshot of a height, if there is one and it is intact."""
+        rows = self._database.execute("SELECT data, checksum FROM snapshots WHERE height = ?", height)
+        found: list[bytes] = [data for data, checksum in rows if _is_intact("snapshots", (height,), data, checksum)]
+        return found[0] if found else None
+
+    def snapshot_heights(self) -> list[int]:
+        """Heights that there are snapshots of, ascending; some may be damaged."""
+        return [int(row[0]) for row in self._database.execute("SELECT height FROM snapshots ORDER BY height")]
 
     def _insert_receipts(self, height: int, receipts: Sequence[NewReceipt]) -> None:
         seq = int(self._database.execute("SELECT coalesce(max(seq), 0) FROM receipts")[0][0])
@@ -221,12 +295,14 @@ class ChainStore:
             checksum = row_checksum("receipts", key, receipt.data)
             self._database.execute("INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", *key, receipt.data, checksum)
 
-    def _insert_snapshot(self, height: int, data: bytes) -> None:
+    def _insert_snapshot(self, height: int, data: bytes, keep: Sequence[int] = ()) -> None:
         checksum = row_checksum("snapshots", (height,), data)
         self._database.execute("INSERT INTO snapshots VALUES (?, ?, ?)", height, data, checksum)
         self._database.execute(
-            "DELETE FROM snapshots WHERE height NOT IN (SELECT height FROM snapshots ORDER BY height DESC LIMIT ?)",
+            "DELETE FROM snapshots WHERE height NOT IN (SELECT height FROM snapshots ORDER BY height DESC LIMIT ?)"
+            " AND height NOT IN (SELECT value FROM json_each(?))",
             SNAPSHOTS_KEPT,
+            json.dumps(list(keep)),
         )
 
     def _open_guard(self, path: Path) -> SigningGuard:
@@ -258,6 +334,24 @@ class ChainStore:
                         "use another home directory, or the genesis file it was made with"
                     )
 
+    def _write_number(self, name: str, number: int) -> None:
+        value = number.to_bytes(8, "big")
+        checksum = row_checksum("meta", (name,), value)
+        self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", name, value, checksum)
+
+    def _read_number(self, name: str, default: int) -> int:
+        rows = self._database.execute("SELECT value, checksum FROM meta WHERE name = ?", name)
+        if not rows:
+            return default
+        self._check("meta", (name,), rows[0])
+        return int.from_bytes(rows[0][0], "big")
+
+    def _check_tip(self) -> None:
+        """A damaged table may look like a shorter or an empty one, which no row's checksum shows."""
+        tip = self._read_number("tip", self.height())
+        if tip != self.height():
+            raise self._corrupt("blocks", (tip,), f"is gone: the last block that is here has height {self.height()}")
+
     def _check(self, table: str, key: Key, values_and_checksum: Sequence[Any]) -> None:
         *values, checksum = values_and_checksum
         # SQLite stores any type in any column: a damaged row may hold a number where bytes belong.
@@ -266,3 +360,7 @@ class ChainStore:
 
     def _corrupt(self, table: str, key: Key, fault: str = "does not match its checksum") -> CorruptRow:
         return CorruptRow(self._database.path, table, key, fault)
+
+
+def _is_intact(table: str, key: Key, data: object, checksum: object) -> bool:
+    return isinstance(data, bytes) and row_checksum(table, key, data) == checksum

@@ -31,6 +31,7 @@ from deepshard.ledger.records import (
 )
 from deepshard.ledger.transactions import ReportScores, RevealVote
 from deepshard.ledger.trie import Proof, Trie, trie_of
+from deepshard.ledger.trie_chunks import StateChunk, chunk_at
 
 POOLS: Final = ("heldout", "rejected", "general", "canary")
 """Append-only pools of probe texts; `rejected` holds the canaries too."""
@@ -247,6 +248,10 @@ class State(View):
     def get(self, key: bytes) -> bytes | None:
         """Encoded record at `key`, as proofs show it."""
         return self._trie.get(key)
+
+    def chunk(self, cursor: bytes) -> StateChunk:
+        """The chunk of this state that is responsible for a path; see `trie_chunks.chunk_at`."""
+        return chunk_at(self._trie, cursor)
 
     def prove(self, key: bytes) -> Proof:
         """Proof of the record at `key`, or of its absence; see `trie.verify_proof`."""

@@ -23,6 +23,7 @@ from deepshard.node.settings import Settings
 from deepshard.primitives import parse_amount, tagged_hash
 from deepshard.services.chain import ChainService
 from deepshard.services.curator import Curator
+from deepshard.services.executor import snapshot_interval
 from deepshard.services.inference import Inference
 from deepshard.services.keeper import Keeper
 from deepshard.services.light import LightClient, LightServer
@@ -30,6 +31,7 @@ from deepshard.services.pacing import Pacing
 from deepshard.services.router import Put, Router
 from deepshard.services.scorer import Scorer
 from deepshard.services.shards import ShardExchange
+from deepshard.services.snapshot_server import SnapshotServer
 from deepshard.services.trainer import Trainer
 from deepshard.services.view import ChainView
 from deepshard.services.wallet import Wallet
@@ -60,6 +62,7 @@ _CHAIN_KINDS: tuple[type[wire.Message], ...] = (
     wire.Blocks,
 )
 _LIGHT_REQUESTS: tuple[type[wire.Message], ...] = (wire.HeadersRequest, wire.ProofRequest)
+_SNAPSHOT_REQUESTS: tuple[type[wire.Message], ...] = (wire.SnapshotsRequest, wire.SnapshotChunkRequest)
 _LIGHT_KINDS: tuple[type[wire.Message], ...] = (
     wire.Status,
     wire.Headers,
@@ -176,7 +179,11 @@ class Node:
             server = LightServer(view=self._view, store=self._store, network=self.network)
             routes |= dict.fromkeys(_LIGHT_REQUESTS, _narrow(server.mailbox.put))
             self._supervisor.add("chain", self._chain.run)
+            interval = snapshot_interval(self._genesis.params)
+            snapshots = SnapshotServer(view=self._view, store=self._store, network=self.network, interval=interval)
+            routes |= dict.fromkeys(_SNAPSHOT_REQUESTS, _narrow(snapshots.mailbox.put))
             self._supervisor.add("light-server", server.run)
+            self._supervisor.add("snapshot-server", snapshots.run)
         if self._light is not None:
             listeners.append(_narrow(self._light.mailbox.put))
             routes |= dict.fromkeys(_LIGHT_KINDS, _narrow(self._light.mailbox.put))

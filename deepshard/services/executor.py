@@ -24,7 +24,7 @@ from deepshard.ledger.execution import (
 )
 from deepshard.ledger.genesis import genesis_state
 from deepshard.ledger.keys import ACTIVE
-from deepshard.ledger.params import Genesis
+from deepshard.ledger.params import Genesis, Params
 from deepshard.ledger.state import State
 from deepshard.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, CERTIFICATE_BYTES_MAX, VALIDATOR_SET_BYTES_MAX
 from deepshard.services.view import ChainView
@@ -32,6 +32,8 @@ from deepshard.services.view import ChainView
 _log = structlog.get_logger(__name__)
 SNAPSHOT_BLOCKS = 50
 """A state snapshot is stored every so many blocks; a restart executes the blocks after it again."""
+HANDED_OVER = 2
+"""States that are handed over to nodes that join: the newest so many at multiples of `snapshot_interval`."""
 VERIFIED_MAX = 1 << 14
 
 
@@ -55,6 +57,7 @@ class ChainExecutor:
         self._view = view
         self._executed: dict[bytes, _Executed] = {}
         self._verified: set[bytes] = set()
+        self._interval = snapshot_interval(genesis.params)
         self._begin()
 
     def _begin(self) -> None:
@@ -84,6 +87,11 @@ class ChainExecutor:
         tip = self._store.height()
         snapshot = self._store.snapshot()
         height = 0
+        if snapshot is None and self._store.base > 1:
+            raise DiskCorruption(
+                f"no state snapshot is intact, and the chain here begins at height {self._store.base}: move the chain "
+                "database away (never guard.db), and the node joins the network again"
+            )
         if snapshot is not None and snapshot[0] <= tip:
             height, data = snapshot
             stored = self._store.block(height)
@@ -120,6 +128,8 @@ class ChainExecutor:
         self.tip = tip_of(header, self.validators, certificate)
         self.validators = self._validators_after(state)
         self.header, self.certificate, self.state = header, certificate, state
+        if header.height % self._interval == 0:
+            self._view.keep(state, header.height, count=HANDED_OVER)
         self._executed.clear()
 
     def admit(self, data: bytes) -> None:
@@ -222,14 +232,30 @@ class ChainExecutor:
         """Store a checked block with its certificate, durably, then publish its state."""
         executed = self._executed[block_id]
         header = executed.block.header
+        is_kept = header.height % SNAPSHOT_BLOCKS == 0 or header.height % self._interval == 0
         self._store.save_block(
             StoredBlock(header.height, executed.encoded, encode(certificate), encode(self.validators)),
             [NewReceipt(r.kind, r.account, r.subject, encode(r)) for r in executed.result.receipts],
-            snapshot=executed.result.state.dump() if header.height % SNAPSHOT_BLOCKS == 0 else None,
+            snapshot=executed.result.state.dump() if is_kept else None,
+            keep=handed_over_heights(header.height, self._interval),
         )
         self._advance(header, certificate, executed.result.state)
         self._publish()
         return executed.block
+
+    def install(self, stored: StoredBlock, state: State) -> None:
+        """Go on from a block and the state after it, both verified, instead of executing what led there; durable.
+
+        Raises:
+            LocalError: the block is not above ours.
+        """
+        block = decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX)
+        assert state.root == block.header.state_root
+        self._store.install(stored, state.dump())
+        self.validators = decode(stored.validators, ValidatorSet, bytes_max=VALIDATOR_SET_BYTES_MAX)
+        certificate = decode(stored.certificate, CommitCertificate, bytes_max=CERTIFICATE_BYTES_MAX)
+        self._advance(block.header, certificate, state)
+        self._publish()
 
     def apply_synced(self, block_bytes: bytes, certificate_bytes: bytes) -> Block:
         """Verify, execute and store a decided block that a peer sent.
@@ -251,3 +277,14 @@ def validators_of(state: State) -> ValidatorSet:
     """Validator set that decides the height after `state`."""
     active = state.active().validators
     return ValidatorSet(tuple(Validator(entry.address, entry.public_key, entry.stake) for entry in active))
+
+
+def snapshot_interval(params: Params) -> int:
+    """Blocks between two states that are handed over: whole epochs, and not fewer than `SNAPSHOT_BLOCKS`."""
+    return -(-SNAPSHOT_BLOCKS // params.epoch_blocks) * params.epoch_blocks
+
+
+def handed_over_heights(height: int, interval: int) -> list[int]:
+    """Heights up to `height` whose states are handed over, ascending."""
+    newest = height // interval * interval
+    return [at for at in range(newest - (HANDED_OVER - 1) * interval, newest + 1, interval) if at > 0]

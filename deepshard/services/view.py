@@ -21,12 +21,19 @@ class ChainView:
         self.state = state
         self.header = header
         self.caught_up = False
+        self.handed_over: dict[int, State] = {}
+        """States by height that nodes which join may ask for, ascending."""
         self._changed = trio.Event()
 
     @property
     def height(self) -> int:
         """Height of the newest committed block, 0 at genesis."""
         return 0 if self.header is None else self.header.height
+
+    def keep(self, state: State, height: int, *, count: int) -> None:
+        """Hand over this state from now on, and of those before it the newest, `count` in all."""
+        kept = {**self.handed_over, height: state}
+        self.handed_over = {at: kept[at] for at in sorted(kept)[-count:]}
 
     def publish(self, state: State, header: Header) -> None:
         """Replace the snapshot and wake all who wait."""

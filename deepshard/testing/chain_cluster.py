@@ -20,12 +20,14 @@ from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis
 from deepshard.net.types import NetworkEvent, Received
 from deepshard.services.chain import ChainService
+from deepshard.services.executor import snapshot_interval
 from deepshard.services.light import LightClient, LightServer
 from deepshard.services.pacing import Pacing
+from deepshard.services.snapshot_server import SnapshotServer
 from deepshard.services.view import ChainView
 from deepshard.services.wallet import Wallet
 from deepshard.testing.memory_network import MemoryNetwork, MemoryPort
-from deepshard.wire.messages import HeadersRequest, ProofRequest
+from deepshard.wire.messages import HeadersRequest, ProofRequest, SnapshotChunkRequest, SnapshotsRequest
 
 
 @dataclass(slots=True)
@@ -89,8 +91,10 @@ class ChainCluster:
         wallet = Wallet(key, self.genesis.chain_id, chain)
         node = FullNode(name, key, port, store, view, chain, wallet, trio.CancelScope(), trio.Event())
         server = LightServer(view=view, store=store, network=port)
+        interval = snapshot_interval(self.genesis.params)
+        snapshots = SnapshotServer(view=view, store=store, network=port, interval=interval)
         self.nodes[name] = node
-        self._nursery.start_soon(self._live, node, server)
+        self._nursery.start_soon(self._live, node, server, snapshots)
         return node
 
     def folder_of(self, name: str) -> Path:
@@ -99,17 +103,19 @@ class ChainCluster:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    async def _live(self, node: FullNode, server: LightServer) -> None:
+    async def _live(self, node: FullNode, server: LightServer, snapshots: SnapshotServer) -> None:
         async def route(event: NetworkEvent) -> None:
             if isinstance(event, Received) and isinstance(event.message, HeadersRequest | ProofRequest):
                 await server.mailbox.put(event)
+            elif isinstance(event, Received) and isinstance(event.message, SnapshotsRequest | SnapshotChunkRequest):
+                await snapshots.mailbox.put(event)
             else:
                 await node.chain.mailbox.put(event)
 
         try:
             with node.scope:
                 async with trio.open_nursery() as nursery:
-                    for service in (node.chain.run, node.wallet.run, server.run):
+                    for service in (node.chain.run, node.wallet.run, server.run, snapshots.run):
                         nursery.start_soon(service)
                     nursery.start_soon(node.port.deliver, route)
         finally:
