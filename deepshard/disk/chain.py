@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deepshard.disk.database import CorruptRow, Database, Key, row_checksum
+from deepshard.disk.files import OS_FILES, Files
 from deepshard.disk.guard import SigningGuard
 from deepshard.errors import DiskCorruption, LocalError, UsageError
 
@@ -80,18 +81,19 @@ class ChainStore:
     A chain that was joined by a snapshot begins at its block, the *base*: there is nothing below.
     """
 
-    def __init__(self, path: Path, *, genesis_hash: bytes) -> None:
+    def __init__(self, path: Path, *, genesis_hash: bytes, files: Files = OS_FILES) -> None:
         """Open or create the store.
 
         Raises:
-            UsageError: the file belongs to another network or another version of this program.
+            UsageError: the file belongs to another network, another version of this program or another process.
             DiskCorruption: the file, or the guard's, is damaged.
             LocalError: it can't be opened.
         """
-        self._database = Database(path, _SCHEMA, journal="WAL")
+        self._files = files
+        self._database = Database(path, _SCHEMA, journal="WAL", files=files)
         try:
             self.guard = self._open_guard(path.with_name("guard.db"))
-        except LocalError:
+        except (LocalError, UsageError):
             self._database.close()
             raise
         try:
@@ -309,12 +311,12 @@ class ChainStore:
         # The guard is created before the first meta row, so a chain with meta rows and no guard has lost it. SQLite
         # takes an empty file for a new one.
         existing = self._database.execute("SELECT name FROM meta")
-        if existing and not (path.exists() and path.stat().st_size):
+        if existing and not self._files.size(path):
             raise DiskCorruption(
                 f"{path} is gone: without it this node may sign twice and lose its stake; put the file back, or "
                 "give the node a new key and an empty home directory"
             )
-        return SigningGuard(path)
+        return SigningGuard(path, files=self._files)
 
     def _check_meta(self, genesis_hash: bytes) -> None:
         expected = {"schema": SCHEMA_VERSION.to_bytes(4, "big"), "genesis": genesis_hash}

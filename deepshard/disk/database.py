@@ -1,4 +1,4 @@
-"""One SQLite file with checksummed rows.
+"""One SQLite file with checksummed rows, open in one process at a time.
 
 Calls are synchronous and short (a write is one fsync or a few); a lock serialises them, so they may be made from the
 Trio thread or, where a write must not hold up the loop, through `trio.to_thread.run_sync`.
@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from deepshard.disk.files import OS_FILES, Files
 from deepshard.encoding import encode
-from deepshard.errors import DiskCorruption, LocalError
+from deepshard.errors import DiskCorruption, LocalError, UsageError
 from deepshard.primitives import tagged_hash
 
 Key = tuple[int | str | bytes, ...]
@@ -44,27 +45,36 @@ def row_checksum(table: str, key: Key, *values: bytes) -> bytes:
 
 
 class Database:
-    """A connection, its lock and its error rules. Every failure of SQLite becomes a `LocalError`."""
+    """A connection, its lock and its error rules: a failure of SQLite becomes a `LocalError` or a `UsageError`."""
 
-    def __init__(self, path: Path, schema: Sequence[str], *, journal: Literal["WAL", "TRUNCATE"]) -> None:
+    def __init__(
+        self, path: Path, schema: Sequence[str], *, journal: Literal["WAL", "TRUNCATE"], files: Files = OS_FILES
+    ) -> None:
         """Open or create the file and its tables.
 
         In either journal mode a commit returns after fsync. WAL is faster; TRUNCATE leaves nothing of a committed
         row outside the main file.
+
+        Raises:
+            UsageError: another process has it.
+            DiskCorruption: it is damaged.
+            LocalError: it can't be opened.
         """
         self.path = path
         self._lock = threading.RLock()
         with self._translate_errors():
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._connection = files.connect(path)
         try:
             with self.transaction(begin=False):
-                self._connection.execute(f"PRAGMA journal_mode={journal}")
-                self._connection.execute("PRAGMA synchronous=FULL")
+                # Whoever has the file keeps it: a second node is refused, and WAL needs no shared memory.
+                self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+                self._connection.execute("PRAGMA synchronous=EXTRA")
                 self._connection.execute("PRAGMA cell_size_check=ON")
+                self._connection.execute(f"PRAGMA journal_mode={journal}")
             with self.transaction():
                 for statement in schema:
                     self._connection.execute(statement)
-        except LocalError:
+        except (LocalError, UsageError):
             self._connection.close()
             raise
 
@@ -111,7 +121,10 @@ class Database:
         except sqlite3.OperationalError as error:
             # A damaged schema shows as an operational error, too; its result code tells it from a full disk or a lock.
             # Text that isn't UTF-8 has none.
-            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF == sqlite3.SQLITE_ERROR:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+            if code == sqlite3.SQLITE_BUSY:
+                raise UsageError(f"{self.path} is in use by another process: a node needs a home of its own") from error
+            if code == sqlite3.SQLITE_ERROR:
                 raise DiskCorruption(f"{self.path}: {error}") from error
             raise LocalError(f"{self.path}: {error}") from error
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError) as error:

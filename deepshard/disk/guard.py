@@ -12,6 +12,7 @@ from typing import Final
 
 from deepshard.consensus.types import Round, SafetyState, Step, VoteKind
 from deepshard.disk.database import CorruptRow, Database, row_checksum
+from deepshard.disk.files import OS_FILES, Files
 from deepshard.encoding import Record, decode, encode
 from deepshard.errors import LocalError, MalformedMessage
 from deepshard.limits import MIB
@@ -51,14 +52,15 @@ class GuardRecord(Record, frozen=True):
 class SigningGuard:
     """Refuses any signature that conflicts with an earlier one or goes back behind it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, files: Files = OS_FILES) -> None:
         """Open or create the guard.
 
         Raises:
+            UsageError: another process has the file.
             DiskCorruption: the file is damaged; restore it or retire the key, but don't delete it.
         """
         # Not WAL: a WAL frame with a flipped bit is dropped silently, and with it the latest signatures.
-        self._database = Database(path, _SCHEMA, journal="TRUNCATE")
+        self._database = Database(path, _SCHEMA, journal="TRUNCATE", files=files)
         try:
             self._database.check()
             self._record = self._read()

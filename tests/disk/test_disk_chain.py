@@ -246,17 +246,22 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
         open_store(tmp_path / "missing")
 
 
-def test_a_chain_locked_by_another_process_is_a_local_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["chain.db", "guard.db"])
+def test_a_file_in_use_by_another_process_is_refused_at_once(tmp_path: Path, name: str) -> None:
     fill(tmp_path)
-    store = open_store(tmp_path)
-    store._database.execute("PRAGMA busy_timeout=0")
-    other = sqlite3.connect(tmp_path / "chain.db", isolation_level=None)
+    other = sqlite3.connect(tmp_path / name, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(LocalError, match="locked") as caught:
-        store.save_block(stored(4), [])
-    assert not isinstance(caught.value, DiskCorruption)
+    with pytest.raises(UsageError, match=rf"{name} is in use by another process"):
+        open_store(tmp_path)
     other.close()
+
+
+def test_an_open_store_is_not_opened_twice(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with pytest.raises(UsageError, match=r"chain\.db is in use"):
+        open_store(tmp_path)
     store.close()
+    open_store(tmp_path).close()
 
 
 @pytest.mark.clause("9.3/1", "9.7/1")
