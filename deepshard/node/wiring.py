@@ -60,6 +60,9 @@ _CHAIN_KINDS: tuple[type[wire.Message], ...] = (
     wire.IDontWant,
     wire.BlocksRequest,
     wire.Blocks,
+    wire.Headers,
+    wire.Snapshots,
+    wire.SnapshotChunk,
 )
 _LIGHT_REQUESTS: tuple[type[wire.Message], ...] = (wire.HeadersRequest, wire.ProofRequest)
 _SNAPSHOT_REQUESTS: tuple[type[wire.Message], ...] = (wire.SnapshotsRequest, wire.SnapshotChunkRequest)

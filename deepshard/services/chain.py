@@ -40,7 +40,7 @@ from deepshard.ledger.params import Genesis
 from deepshard.limits import BLOCK_BYTES_MAX, GOSSIP_HEARTBEAT_S
 from deepshard.net.types import NetworkPort, PeerDown, PeerInfo, PeerUp, Received
 from deepshard.services.block_sync import follows_chain
-from deepshard.services.catching_up import CatchUp
+from deepshard.services.catching_up import CatchUp, SnapshotPolicy
 from deepshard.services.chain_messages import BuildDue, ChainMessage, Flush, GoOn, Heartbeat, SubmitTransaction, Tick
 from deepshard.services.executor import ChainExecutor
 from deepshard.services.judging import Judge
@@ -54,11 +54,14 @@ from deepshard.wire.messages import (
     Blocks,
     BlocksRequest,
     Graft,
+    Headers,
     IDontWant,
     IHave,
     IWant,
     Message,
     Prune,
+    SnapshotChunk,
+    Snapshots,
     Status,
     Transactions,
     Votes,
@@ -82,6 +85,7 @@ class ChainService:
         onion: OnionChain | None,
         pacing: Pacing,
         now_ms: Callable[[], int],
+        snapshots: SnapshotPolicy | None = None,
     ) -> None:
         self._genesis = genesis
         self._store = store
@@ -98,10 +102,13 @@ class ChainService:
         self._mesh = MeshHost(network, secret=key.seed, later=self._flush_later)
         self._signer = Signer(key, genesis.chain_id, store.guard)
         self._catch_up = CatchUp(
+            genesis,
             network,
             store,
             self._executor,
             view,
+            policy=snapshots or SnapshotPolicy(),
+            now_ms=now_ms,
             settle=self._transactions.settle,
             moved=self._after_sync,
             go_on_later=lambda: self._later(0.0, GoOn()),
@@ -187,7 +194,7 @@ class ChainService:
                 await self._take_units(peer, message)
             case Graft() | Prune() | IHave() | IWant() | IDontWant():
                 self._mesh.control(peer, message)
-            case Status() | BlocksRequest() | Blocks():
+            case Status() | BlocksRequest() | Blocks() | Headers() | Snapshots() | SnapshotChunk():
                 await self._catch_up.take(peer, message)
             case _:
                 raise RemoteError(f"{type(message).__name__} is not for the chain")

@@ -19,6 +19,7 @@ from deepshard.ledger.genesis import genesis_state
 from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis
 from deepshard.net.types import NetworkEvent, Received
+from deepshard.services.catching_up import SnapshotPolicy
 from deepshard.services.chain import ChainService
 from deepshard.services.executor import snapshot_interval
 from deepshard.services.light import LightClient, LightServer
@@ -72,7 +73,14 @@ class ChainCluster:
         """Milliseconds of virtual time since genesis, never zero."""
         return self.genesis.time_ms + 1 + int(trio.current_time() * 1000)
 
-    def start(self, name: str, key: SecretKey, *, pacing: Pacing | None = None) -> FullNode:
+    def start(
+        self,
+        name: str,
+        key: SecretKey,
+        *,
+        pacing: Pacing | None = None,
+        snapshots: SnapshotPolicy | None = None,
+    ) -> FullNode:
         """Start a full node (a validator if it has an onion) in its folder, connected to nobody."""
         self._generation += 1
         port = self.network.join(f"{name}#{self._generation}", roles=("validator",))
@@ -87,14 +95,15 @@ class ChainCluster:
             onion=self._onions.get(key.address),
             pacing=pacing or Pacing(),
             now_ms=self.now_ms,
+            snapshots=snapshots,
         )
         wallet = Wallet(key, self.genesis.chain_id, chain)
         node = FullNode(name, key, port, store, view, chain, wallet, trio.CancelScope(), trio.Event())
         server = LightServer(view=view, store=store, network=port)
         interval = snapshot_interval(self.genesis.params)
-        snapshots = SnapshotServer(view=view, store=store, network=port, interval=interval)
+        snapshot_server = SnapshotServer(view=view, store=store, network=port, interval=interval)
         self.nodes[name] = node
-        self._nursery.start_soon(self._live, node, server, snapshots)
+        self._nursery.start_soon(self._live, node, server, snapshot_server)
         return node
 
     def folder_of(self, name: str) -> Path:
