@@ -15,6 +15,7 @@ from typing import Any, Final
 from deepshard.disk.database import CorruptRow, Database, Key, row_checksum
 from deepshard.disk.files import OS_FILES, Files
 from deepshard.disk.guard import SigningGuard
+from deepshard.disk.input_log import INPUT_LOG_SCHEMA, InputLog
 from deepshard.errors import DiskCorruption, LocalError, UsageError
 
 SCHEMA_VERSION: Final = 1
@@ -40,6 +41,7 @@ _SCHEMA: Final = (
         "CREATE TABLE IF NOT EXISTS parts (root BLOB NOT NULL, first BLOB NOT NULL, height INTEGER NOT NULL,"
         " data BLOB NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (root, first))"
     ),
+    INPUT_LOG_SCHEMA,
 )
 
 
@@ -91,6 +93,7 @@ class ChainStore:
         """
         self._files = files
         self._database = Database(path, _SCHEMA, journal="WAL", files=files)
+        self.log = InputLog(self._database)
         try:
             self.guard = self._open_guard(path.with_name("guard.db"))
         except (LocalError, UsageError):
@@ -143,8 +146,13 @@ class ChainStore:
             self._insert_receipts(height, receipts)
             self._database.execute("DELETE FROM pending WHERE height <= ?", height)
             self._write_number("tip", height)
+            self.log.write()
+            self.log.drop_below(height)
             if snapshot is not None:
                 self._insert_snapshot(height, snapshot, keep)
+        self.log.written()
+        # A flipped bit in the WAL drops what comes behind it, unseen: a decided block doesn't stay there.
+        self._database.checkpoint()
 
     def install(self, block: StoredBlock, snapshot: bytes) -> None:
         """Let the chain begin anew at a block above the last one, with the state after it; durable on return.
@@ -158,7 +166,7 @@ class ChainStore:
         with self._database.transaction():
             if height <= self.height():
                 raise LocalError(f"{self._database.path}: block {height} is not above block {self.height()}")
-            for table in ("blocks", "pending", "snapshots", "parts"):
+            for table in ("blocks", "pending", "snapshots", "parts", "inputs"):
                 self._database.execute(f"DELETE FROM {table}")  # noqa: S608  # the names above
             parts = (block.block, block.certificate, block.validators)
             checksum = row_checksum("blocks", (height,), *parts)
@@ -167,6 +175,7 @@ class ChainStore:
             self._write_number("base", height)
             self._write_number("tip", height)
         self._base = height
+        self._database.checkpoint()
 
     def save_part(self, height: int, root: bytes, first: bytes, data: bytes) -> None:
         """Keep a verified part of the state of `height` with this root, beginning at the path `first`; durable."""

@@ -99,6 +99,10 @@ class Database:
         with self._lock, self._translate_errors():
             return self._connection.execute(statement, values).fetchall()
 
+    def checkpoint(self) -> None:
+        """Bring all that is committed into the main file, durably, and empty the WAL."""
+        self.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def check(self) -> None:
         """Let SQLite check the structure of the whole file; only for small ones.
 

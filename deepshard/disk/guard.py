@@ -16,7 +16,7 @@ from deepshard.disk.files import OS_FILES, Files
 from deepshard.encoding import Record, decode, encode
 from deepshard.errors import LocalError, MalformedMessage
 from deepshard.limits import MIB
-from deepshard.primitives import Digest, Height
+from deepshard.primitives import Count, Digest, Height
 
 SIGNED_MAX: Final = 384
 """Signatures remembered of one height, to repeat them after a crash: those of 128 rounds."""
@@ -43,10 +43,14 @@ class Signed(Record, frozen=True):
 
 
 class GuardRecord(Record, frozen=True):
-    """All the guard knows: signatures of the last height in the order given, and the lock they were given under."""
+    """All the guard knows: signatures of the last height in the order given, and the lock they were given under.
+
+    `logged` is how many entries the consensus log had of that height when the last of them was given.
+    """
 
     signed: tuple[Signed, ...] = ()
     safety: SafetyState | None = None
+    logged: Count = 0
 
 
 class SigningGuard:
@@ -76,8 +80,12 @@ class SigningGuard:
         """What was signed at `height`, oldest first, so that it can be signed and sent again after a restart."""
         return tuple(entry for entry in self._record.signed if entry.height == height)
 
+    def logged(self, height: int) -> int:
+        """How many entries the consensus log had of `height` when it was last signed at; 0 if it wasn't."""
+        return self._record.logged if self.signed(height) else 0
+
     def allow_and_record(
-        self, kind: VoteKind | Step, height: int, round_: int, block_id: bytes, safety: SafetyState
+        self, kind: VoteKind | Step, height: int, round_: int, block_id: bytes, safety: SafetyState, *, logged: int = 0
     ) -> None:
         """Record a signature about to be given, durably; sign only after this returns.
 
@@ -87,6 +95,7 @@ class SigningGuard:
             round_: of the vote or proposal.
             block_id: the block it is for; `ZERO_DIGEST` for nil.
             safety: `State.safety()` after the transition that asked for the signature.
+            logged: entries of this height in the consensus log, which are on disk.
 
         Raises:
             DoubleSignRefused: something else was signed for this height, round and step, or something later was
@@ -100,7 +109,7 @@ class SigningGuard:
             if _position(asked) <= _position(last):
                 same = (entry for entry in self._record.signed if _position(entry) == _position(asked))
                 raise DoubleSignRefused(asked, next(same, last))
-        self._write(GuardRecord((*self.signed(height), asked)[-SIGNED_MAX:], safety))
+        self._write(GuardRecord((*self.signed(height), asked)[-SIGNED_MAX:], safety, logged))
 
     def close(self) -> None:
         """Close the file."""

@@ -43,6 +43,7 @@ from deepshard.services.block_sync import follows_chain
 from deepshard.services.catching_up import CatchUp, SnapshotPolicy
 from deepshard.services.chain_messages import BuildDue, ChainMessage, Flush, GoOn, Heartbeat, SubmitTransaction, Tick
 from deepshard.services.executor import ChainExecutor
+from deepshard.services.input_recording import InputRecorder
 from deepshard.services.judging import Judge
 from deepshard.services.mesh_host import GossipMessage, MeshHost
 from deepshard.services.pacing import Pacing
@@ -100,7 +101,8 @@ class ChainService:
         self._transactions = TransactionGossip(network, self._executor.admit)
         self._judge = Judge(genesis.chain_id, self._executor, store, self._transactions, now_ms)
         self._mesh = MeshHost(network, secret=key.seed, later=self._flush_later)
-        self._signer = Signer(key, genesis.chain_id, store.guard)
+        self._signer = Signer(key, genesis.chain_id, store.guard, store.log)
+        self._recorder = InputRecorder(store, self._executor, self._judge)
         self._catch_up = CatchUp(
             genesis,
             network,
@@ -234,8 +236,8 @@ class ChainService:
         height = self._executor.height + 1
         guarded = self._store.guard.safety()
         safety = guarded if guarded is not None and guarded.height == height else None
-        if safety is not None:
-            self._restore_pending(height)
+        self._restore_pending(height)
+        recalled = list(self._recorder.recall(height))
         me = self._key.address if self._onion is not None else None
         transition = core.start_height(StartHeight(height, self._executor.validators, me, safety))
         self._core = transition.state
@@ -245,6 +247,9 @@ class ChainService:
             for vote in self._signer.repeat_votes(height):
                 if self._core.height == height:
                     await self._send_vote(vote)
+        for event in recalled:
+            if self._core.height == height:
+                await self._feed(event)
 
     def _restore_pending(self, height: int) -> None:
         """Blocks checked at this height before a restart: a lock is only worth something with its block."""
@@ -261,6 +266,8 @@ class ChainService:
     async def _feed(self, event: Input) -> None:
         assert self._core is not None
         transition = core.apply(self._core, event)
+        if transition.state is not self._core:
+            self._recorder.took(event)
         if transition.state.round != self._core.round:
             self._mesh.progress(decided=False)
         self._core = transition.state

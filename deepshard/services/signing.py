@@ -17,6 +17,7 @@ from deepshard.consensus.types import (
     vote_sign_bytes,
 )
 from deepshard.disk.guard import DoubleSignRefused, SigningGuard
+from deepshard.disk.input_log import InputLog
 from deepshard.identity import SecretKey
 
 _log = structlog.get_logger(__name__)
@@ -25,10 +26,11 @@ _log = structlog.get_logger(__name__)
 class Signer:
     """A validator's key behind its guard. A refusal is logged and answered with None: silence costs a round at most."""
 
-    def __init__(self, key: SecretKey, chain_id: str, guard: SigningGuard) -> None:
+    def __init__(self, key: SecretKey, chain_id: str, guard: SigningGuard, log: InputLog) -> None:
         self._key = key
         self._chain_id = chain_id
         self._guard = guard
+        self._log = log
 
     def propose(self, offer: Propose, safety: SafetyState) -> Proposal | None:
         """Sign a proposal."""
@@ -58,8 +60,9 @@ class Signer:
         ]
 
     def _allowed(self, kind: VoteKind | Step, height: int, round_: int, block_id: bytes, safety: SafetyState) -> bool:
+        self._log.flush()
         try:
-            self._guard.allow_and_record(kind, height, round_, block_id, safety)
+            self._guard.allow_and_record(kind, height, round_, block_id, safety, logged=self._log.count)
         except DoubleSignRefused as error:
             _log.error("consensus.double_sign_refused", error=str(error))
             return False

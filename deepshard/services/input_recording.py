@@ -1,0 +1,70 @@
+"""Between the consensus core's inputs and their log on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import structlog
+
+from deepshard.consensus.events import Input, ProposalReceived, VoteReceived
+from deepshard.consensus.types import Proposal, Vote
+from deepshard.disk.chain import ChainStore
+from deepshard.disk.input_log import LoggedInput, LoggedKind
+from deepshard.encoding import decode, encode
+from deepshard.errors import RemoteError
+from deepshard.services.executor import ChainExecutor
+from deepshard.services.judging import SIGNED_BYTES_MAX, Judge
+
+_log = structlog.get_logger(__name__)
+
+
+class InputRecorder:
+    """Records what the core took in, and gives it back after a restart."""
+
+    def __init__(self, store: ChainStore, executor: ChainExecutor, judge: Judge) -> None:
+        self._store = store
+        self._executor = executor
+        self._judge = judge
+
+    def took(self, event: Input) -> None:
+        """The core has taken in an input: what is signed is recorded, to be on disk before our next signature."""
+        match event:
+            case ProposalReceived(proposal=proposal, valid=valid):
+                kind = LoggedKind.VALID_PROPOSAL if valid else LoggedKind.INVALID_PROPOSAL
+                self._store.log.note(proposal.height, LoggedInput(kind, encode(proposal)))
+            case VoteReceived(vote=vote):
+                self._store.log.note(vote.height, LoggedInput(LoggedKind.VOTE, encode(vote)))
+            case _:
+                pass
+
+    def recall(self, height: int) -> Iterator[ProposalReceived | VoteReceived]:
+        """What the core had taken in at this height before a restart; it is known to the judge, too, from now on.
+
+        A log that has lost entries is reported and used as far as it goes: peers send the rest again.
+        """
+        recalled = self._store.log.resume(height, self._store.guard.logged(height))
+        if recalled.fault is not None:
+            _log.error("consensus.log_damaged", height=height, fault=recalled.fault)
+        for entry in recalled.entries:
+            try:
+                event = self._event(entry)
+            except RemoteError as error:
+                _log.error("consensus.log_damaged", height=height, fault=str(error))
+                continue
+            if event is not None:
+                yield event
+
+    def _event(self, entry: LoggedInput) -> ProposalReceived | VoteReceived | None:
+        if entry.kind is LoggedKind.VOTE:
+            vote = decode(entry.data, Vote, bytes_max=SIGNED_BYTES_MAX)
+            self._judge.note_own_vote(vote, entry.data)
+            return VoteReceived(vote)
+        proposal = decode(entry.data, Proposal, bytes_max=SIGNED_BYTES_MAX)
+        if entry.kind is LoggedKind.INVALID_PROPOSAL:
+            return ProposalReceived(proposal, valid=False)
+        block = self._executor.encoded(proposal.block_id)
+        if block is None:
+            _log.error("consensus.block_missing", height=proposal.height, block_id=proposal.block_id.hex())
+            return None
+        self._judge.note_own_proposal(proposal, entry.data, block)
+        return ProposalReceived(proposal, valid=True)
