@@ -26,7 +26,7 @@ ROWS: dict[str, tuple[Callable[[], list[Row]], Callable[[], list[Row]]]] = {
         lambda: finality_rows(validators=100, blocks=5, dials=10),
         lambda: finality_rows(validators=4, blocks=2, dials=2),
     ),
-    "restart": (lambda: restart_rows(blocks=10_000, runs=5), lambda: restart_rows(blocks=55, runs=1)),
+    "restart": (lambda: restart_rows(blocks=10_000, runs=5), lambda: restart_rows(blocks=55, runs=1, validators=1)),
     "votes": (
         lambda: vote_rows(validators=50, blocks=10, dials=8),
         lambda: vote_rows(validators=5, blocks=2, dials=3),

@@ -7,7 +7,6 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Final
 
 from bench.wire.rows import Row
 from deepshard.ledger.genesis import load_genesis
@@ -15,12 +14,10 @@ from deepshard.testing.chain_history import grow_chain
 
 from .network import key_of, onion_of, prepare, running
 
-VALIDATORS: Final = 4
 
-
-def restart_rows(*, blocks: int, runs: int) -> list[Row]:
+def restart_rows(*, blocks: int, runs: int, validators: int = 4) -> list[Row]:
     """The row of the table."""
-    keys = [key_of("validator", number) for number in range(VALIDATORS)]
+    keys = [key_of("validator", number) for number in range(validators)]
     with tempfile.TemporaryDirectory(prefix="bench-restart-") as name:
         folder = Path(name)
         nodes = prepare(folder, keys, [])

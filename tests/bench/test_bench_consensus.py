@@ -17,7 +17,7 @@ def test_the_short_form_measures_every_row(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in json.loads(figures.read_text())["rows"]}
     assert [name for name in rows if name not in table] == []
     assert len(rows) == 6
-    throughput = rows["4 processes: transactions committed"]
+    throughput = rows["2 processes: transactions committed"]
     assert throughput["value"] > 0
     assert throughput["beside"]["never committed"] == 0
 
