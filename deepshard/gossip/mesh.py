@@ -9,6 +9,7 @@ Chapter 7 of the specification describes it. Whatever a peer can make grow is bo
 from __future__ import annotations
 
 from deepshard.gossip.allowances import Allowance
+from deepshard.gossip.cache import Held
 from deepshard.gossip.control import chunks, take_control
 from deepshard.gossip.events import (
     ControlReceived,
@@ -130,8 +131,10 @@ class Mesh:
                 state.scores.invalid_unit(peer)
                 effects.append(Penalise(peer, RejectedUnit(unit.id)))
             elif self._is_repeated(topic, unit.id, peer):
-                if relieve(state, topic, unit.id, peer):
+                held = topic.cache.get(unit.id)
+                if held is not None and peer not in held.shown and relieve(state, topic, held, peer):
                     surplus.append(unit.id)
+                self._note_copy(held, peer)
             else:
                 if len(state.pending) >= GOSSIP_CACHE_UNITS_MAX:
                     del state.pending[next(iter(state.pending))]
@@ -144,17 +147,19 @@ class Mesh:
         return effects
 
     def _is_repeated(self, topic: TopicState, unit_id: bytes, peer: bytes) -> bool:
-        """Whether a unit came before; if so, the peer has shown to have it."""
+        """Whether a unit came before; if it is being examined, the peer has shown to have it."""
         pending = self._state.pending.get(unit_id)
         if pending is not None:
             pending.shown.add(peer)
             pending.copies += 1
             return True
-        held = topic.cache.get(unit_id)
-        if held is not None and peer in self._state.peers:
+        return topic.cache.get(unit_id) is not None or unit_id in topic.seen or unit_id in topic.postponed
+
+    def _note_copy(self, held: Held | None, peer: bytes) -> None:
+        """A unit came again: the peer has shown to have it. What a peer sends twice is one copy."""
+        if held is not None and peer in self._state.peers and peer not in held.shown:
             held.shown.add(peer)
             held.copies += 1
-        return held is not None or unit_id in topic.seen or unit_id in topic.postponed
 
     def _decline(self, source: bytes, fresh: list[Unit]) -> list[Effect]:
         """Tell the mesh which large units need not be sent to us any more."""

@@ -15,12 +15,12 @@ from deepshard.gossip.state import MeshState, TopicState
 from deepshard.limits import GOSSIP_SPARED_HEARTBEATS, GOSSIP_SPARED_MAX, GOSSIP_VOTE_COPIES
 
 
-def relieve(state: MeshState, topic: TopicState, unit_id: bytes, peer: bytes) -> bool:
-    """A unit came again: whether to tell its sender that the author's units come sooner from others."""
-    held, member = topic.cache.get(unit_id), state.peers.get(peer)
-    if held is None or member is None or held.author is None or not held.unit.batched:
+def relieve(state: MeshState, topic: TopicState, held: Held, peer: bytes) -> bool:
+    """A unit comes from another peer: whether to tell that peer that the author's units come sooner from others."""
+    member = state.peers.get(peer)
+    if member is None or held.author is None or not held.unit.batched:
         return False
-    if held.copies <= GOSSIP_VOTE_COPIES or peer not in topic.mesh:
+    if held.copies < GOSSIP_VOTE_COPIES or peer not in topic.mesh:
         return False
     told = member.relieved.get(held.author)
     if told is not None and state.beat <= told + 1:

@@ -373,7 +373,8 @@ class ChainService:
         """Ask for blocks when peers are ahead and we make no progress; repeat our votes when nobody does."""
         self._stalled_ticks += 1
         await self._catch_up.tick(self._stalled_ticks)
-        if self._stalled_ticks % STALL_TICKS == 0:
+        waited = self._stalled_ticks - int(self._pacing.empty_block_interval_s / TICK_S)  # without the pause
+        if waited > 0 and waited % STALL_TICKS == 0:
             for peer in self._network.peers():
                 await self._share_height(peer)
 

@@ -72,6 +72,15 @@ def test_no_unit_is_declined_late_but_a_vote_with_a_known_author_from_a_peer_of_
     assert [peer for peer, _ in told(copies(driver, vote("v"), 0, 1, 2, 3, 4), IDontWant)] == [key(2), key(4)]
 
 
+@pytest.mark.clause("7.6/3")
+def test_what_a_peer_sends_again_is_no_further_copy() -> None:
+    driver = Driver(4)
+    unit = vote("v")
+    # Consensus repeats its votes when nothing moves: that must not cut the paths they came by.
+    assert told(copies(driver, unit, 0, 1, 0, 1, 0, 1), IDontWant) == []
+    assert told(copies(driver, unit, 2), IDontWant) == [(key(2), IDontWant((unit.id,)))]
+
+
 def test_copies_of_one_message_are_declined_in_one() -> None:
     driver = Driver(3)
     units = [vote(str(number)) for number in range(4)]
