@@ -108,7 +108,7 @@ class FaultDisk:
     def connect(self, path: Path) -> _Connection:
         """Open or create a file."""
         self._check()
-        return _Connection(self, f"/{self._id}:{path}", self._generation)
+        return _Connection(self, f"/{self._id}.{self._generation}:{path}", self._generation)
 
     def size(self, path: Path) -> int | None:
         """Size of a file in bytes; None if it is absent."""
@@ -214,14 +214,15 @@ _disks: WeakValueDictionary[int, FaultDisk] = WeakValueDictionary()
 
 
 def _find(full: str) -> tuple[FaultDisk | None, str]:
-    """Disk and path of a name; None for the disk if it has no power."""
+    """Disk and path of a name; None for the disk if the power went since the name was given out."""
     number, _, name = full[1:].partition(":")
-    disk = _disks.get(int(number))
-    return (None if disk is None or disk._down else disk), name  # noqa: SLF001  # one module
+    key, _, generation = number.partition(".")
+    disk = _disks.get(int(key))
+    return (disk if disk is not None and disk._is_current(int(generation)) else None), name  # noqa: SLF001  # one module
 
 
 class _Vfs(apsw.VFS):
-    """Leads every name `/DISK:PATH` to its disk."""
+    """Leads every name `/DISK.GENERATION:PATH` to its disk, while its power lasts."""
 
     def __init__(self) -> None:
         super().__init__(_VFS_NAME, "")

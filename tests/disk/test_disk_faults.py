@@ -82,6 +82,19 @@ def test_everything_fails_between_power_loss_and_reopening() -> None:
     assert (disk.operations, values(open_on(disk))) == (before, [])
 
 
+def test_a_connection_that_lost_its_power_touches_nothing_any_more() -> None:
+    disk = FaultDisk(random.Random(1))
+    database = open_on(disk)
+    add(database, 1)
+    disk.crash(Crash.KEPT)
+    disk.reopen()
+    image, operations = disk.files(), disk.operations
+    database.close()
+    del database
+    assert (disk.files(), disk.operations) == (image, operations)
+    assert values(open_on(disk)) == [1]
+
+
 def test_unsynced_writes_are_lost_kept_or_torn_as_the_mode_says() -> None:
     def after(mode: Crash, seed: int = 0) -> list[int]:
         disk = FaultDisk(random.Random(seed))
