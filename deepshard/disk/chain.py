@@ -232,7 +232,7 @@ class ChainStore:
         """Up to `limit` receipts with a sequence number above `after`, of an account or about a subject if given.
 
         Raises:
-            DiskCorruption: one doesn't match its checksum.
+            DiskCorruption: one doesn't match its checksum, or, where all are asked for, is missing.
         """
         rows = self._database.execute(
             "SELECT * FROM receipts WHERE seq > ?1 AND (?2 IS NULL OR account = ?2) AND (?3 IS NULL OR subject = ?3)"
@@ -242,6 +242,8 @@ class ChainStore:
             subject,
             limit,
         )
+        if account is None and subject is None:
+            self._check_unbroken([row[0] for row in rows], max(after, 0) + 1, limit)
         for row in rows:
             self._check("receipts", row[:-2], row[-2:])
         return [StoredReceipt(*row[:-1]) for row in rows]
@@ -305,6 +307,8 @@ class ChainStore:
             key = (seq, height, receipt.kind, receipt.account, receipt.subject)
             checksum = row_checksum("receipts", key, receipt.data)
             self._database.execute("INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", *key, receipt.data, checksum)
+        if receipts:
+            self._write_number("receipts", seq)
 
     def _insert_snapshot(self, height: int, data: bytes, keep: Sequence[int] = ()) -> None:
         checksum = row_checksum("snapshots", (height,), data)
@@ -362,6 +366,16 @@ class ChainStore:
         tip = self._read_number("tip", self.height())
         if tip != self.height():
             raise self._corrupt("blocks", (tip,), f"is gone: the last block that is here has height {self.height()}")
+
+    def _check_unbroken(self, found: Sequence[int], first: int, limit: int) -> None:
+        """Receipts are numbered without gaps, up to the number that `meta` knows."""
+        last = self._read_number("receipts", found[-1] if found else 0)
+        expected = range(first, min(last, first + limit - 1) + 1)
+        for seq, there in zip(expected, found, strict=False):
+            if there != seq:
+                raise self._corrupt("receipts", (seq,), "is gone")
+        if len(found) != len(expected):
+            raise self._corrupt("receipts", (first + len(found),), "is gone")
 
     def _check(self, table: str, key: Key, values_and_checksum: Sequence[Any]) -> None:
         *values, checksum = values_and_checksum

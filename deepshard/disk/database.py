@@ -104,12 +104,12 @@ class Database:
         self.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def check(self) -> None:
-        """Let SQLite check the structure of the whole file; only for small ones.
+        """Let SQLite check the whole file and that its indexes fit its tables; only for small ones.
 
         Raises:
             DiskCorruption: with SQLite's finding.
         """
-        findings = [str(row[0]) for row in self.execute("PRAGMA quick_check(1)")]
+        findings = [str(row[0]) for row in self.execute("PRAGMA integrity_check(1)")]
         if findings != ["ok"]:
             raise DiskCorruption(f"{self.path}: {'; '.join(findings)}")
 

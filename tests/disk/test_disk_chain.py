@@ -145,6 +145,7 @@ def test_only_the_latest_snapshots_are_kept_and_a_damaged_one_is_passed_over(tmp
         ("UPDATE receipts SET account = x'00' WHERE seq = 2", "receipts"),
         ("UPDATE receipts SET height = 9 WHERE seq = 2", "receipts"),
         ("UPDATE receipts SET data = x'00' WHERE seq = 2", "receipts"),
+        ("DELETE FROM receipts WHERE seq = 2", "receipts"),
         ("UPDATE pending SET block = x'00'", "pending"),
     ],
 )
@@ -156,6 +157,17 @@ def test_a_damaged_row_is_named(tmp_path: Path, damage: str, table: str) -> None
         read_tables(store)
     assert (caught.value.path, caught.value.table) == (tmp_path / "chain.db", table)
     assert caught.value.key[0] == (4 if table == "pending" else 2)
+    store.close()
+
+
+@pytest.mark.parametrize(("damage", "gone"), [("seq > 4", 5), ("seq > 0", 1)])
+def test_receipts_missing_at_the_end_are_noticed(tmp_path: Path, damage: str, gone: int) -> None:
+    fill(tmp_path)
+    edit(tmp_path / "chain.db", f"DELETE FROM receipts WHERE {damage}")
+    store = open_store(tmp_path)
+    with pytest.raises(CorruptRow, match="is gone") as caught:
+        store.receipts()
+    assert caught.value.key == (gone,)
     store.close()
 
 
