@@ -37,6 +37,7 @@ def create_app(backend: Backend, *, token: str, serve_chat: bool) -> Starlette:
             Route("/v1/rounds", routes.rounds),
             Route("/v1/receipts", routes.receipts),
             Route("/v1/explain/{subject}", routes.explain),
+            Route("/v1/blocks/{height}", routes.block),
             Route("/v1/licences", routes.licences),
             Route("/v1/download", routes.download),
             Route("/v1/models", routes.models),
@@ -90,6 +91,13 @@ class _Routes:
         except msgspec.ValidationError as error:
             raise UsageError(f"subject: {error}") from None
         return json_answer(await self._backend.explain(subject))
+
+    async def block(self, request: Request) -> Response:
+        try:
+            height = msgspec.convert(request.path_params["height"], requests.Positive, strict=False)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"height: {error}") from None
+        return json_answer(await self._backend.block(height))
 
     async def licences(self, _: Request) -> Response:
         return json_answer(await self._backend.licences())

@@ -43,6 +43,13 @@ class Backend(Protocol):
         """Replay of a reward or slash by its inputs: receipts, the records behind them, the result computed again."""
         ...
 
+    async def block(self, height: int) -> Json:
+        """A decided block: height, block_id, time_ms, proposer, number of transactions, state_root, round, signers.
+
+        `round` and `signers` are those of the commit certificate that this node keeps; another node may keep another.
+        """
+        ...
+
     async def licences(self) -> list[Json]:
         """This node's licences."""
         ...

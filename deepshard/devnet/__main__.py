@@ -63,9 +63,14 @@ def main(
     dishonest: Annotated[
         int, typer.Option(help="How many of the four trainers train on an unapproved text: 0 to 2.")
     ] = 1,
-    kill_validator: Annotated[
-        bool, typer.Option("--kill-validator", help="Kill a validator in the middle and restart it at the end.")
-    ] = False,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND:VALIDATOR@PHASE[:SECONDS]",
+            help="Hurt a validator when a phase begins, and watch it come back. KIND: kill, stop or partition; PHASE:"
+            " voting, joining, training or scoring. May be given several times.",
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(help="Threads of each compute worker; 0: as the model's plan says.")] = 0,
     plain: Annotated[bool, typer.Option("--plain", help="Plain lines, also on a terminal.")] = False,
 ) -> None:
@@ -75,6 +80,8 @@ def main(
     """
     import trio  # noqa: PLC0415  # --help answers before the network's parts are loaded
 
+    from deepshard.devnet.faults import parse_faults  # noqa: PLC0415
+    from deepshard.devnet.namespaces import open_network  # noqa: PLC0415
     from deepshard.devnet.narration import open_narrator  # noqa: PLC0415
     from deepshard.devnet.running import own_directory, run_devnet  # noqa: PLC0415
     from deepshard.devnet.stage import Settings  # noqa: PLC0415
@@ -88,13 +95,15 @@ def main(
             cache=(cache or folder.parent / ".devnet-cache").absolute(),
             keep=keep,
             dishonest=dishonest,
-            kill_validator=kill_validator,
+            faults=parse_faults(fault or []),
             threads=threads,
         )
+        islands = [each.node for each in settings.faults if each.kind == "partition"]
+        network = open_network(sorted(set(islands))) if islands else None
         with own_directory(settings.directory):
             narrator = open_narrator(plain=plain)
             try:
-                code = trio.run(run_devnet, settings, narrator)
+                code = trio.run(run_devnet, settings, narrator, network)
             finally:
                 narrator.close()
     except UsageError as error:

@@ -214,19 +214,60 @@ def _stream(report: Report) -> tuple[bool, str]:
 
 def _nodes(report: Report) -> tuple[bool, str]:
     pids = {each.pid for each in report.processes}
-    expected = NODES + bool(report.killed)  # the killed one was started twice
+    expected = NODES + len(_killed(report))  # who was killed was started twice
     return len(pids) == expected, f"{len(pids)} node processes"
 
 
 def _clean_ends(report: Report) -> tuple[bool, str]:
-    # The killed one's first process stands before its second in the list; only that one may end by a signal.
-    killed = next((each.pid for each in report.processes if each.name == report.killed), None)
-    unclean = [f"{each.name}: {each.exit_code}" for each in report.processes if each.exit_code and each.pid != killed]
+    unclean = [
+        f"{each.name}: {each.exit_code}"
+        for each in report.processes
+        if each.exit_code and each.pid not in _killed(report)
+    ]
     return not unclean, "; ".join(unclean) or "exit code 0 after SIGTERM"
 
 
-def _caught_up(report: Report) -> tuple[bool, str]:
-    return report.caught_up, f"{report.killed} {'has' if report.caught_up else 'has not'} the others' state root"
+def _killed(report: Report) -> set[int]:
+    return {each.pid for each in report.faults if each.kind == "kill" and each.pid}
+
+
+def _bonds(report: Report) -> tuple[bool, str]:
+    less = [name for name, each in report.bonds.items() if each.after < each.before]
+    passed = len(report.bonds) == VALIDATORS and not less and all(each.before > 0 for each in report.bonds.values())
+    return passed, f"{', '.join(less) or 'nobody'} of {len(report.bonds)} validators lost stake"
+
+
+def _no_equivocation(report: Report) -> tuple[bool, str]:
+    return not report.equivocations, "; ".join(report.equivocations) or "no node saw two signatures where one may be"
+
+
+def _faults_came(report: Report) -> tuple[bool, str]:
+    passed = all(each.began_in == each.phase and each.facts for each in report.faults)
+    return passed, "; ".join(
+        f"{each.node} {each.facts} in {each.began_in}" if each.facts else f"no {each.kind} of {each.node}"
+        for each in report.faults
+    )
+
+
+def _network_went_on(report: Report) -> tuple[bool, str]:
+    passed = all(0 < each.height_before < each.height_after for each in report.faults)
+    return passed, "; ".join(
+        f"without {each.node} {each.height_before} -> {each.height_after}" for each in report.faults
+    )
+
+
+def _took_part_again(report: Report) -> tuple[bool, str]:
+    passed = all(each.signed_height > each.height_after and each.node in report.state_roots for each in report.faults)
+    return passed, "; ".join(
+        f"{each.node} signed block {each.signed_height} {each.recovery_s:.1f} s after the fault"
+        if each.signed_height
+        else f"{each.node} signed nothing after the fault"
+        for each in report.faults
+    )
+
+
+def _has_faults(report: Report) -> bool:
+    return bool(report.faults)
 
 
 def _rules() -> Iterator[_Rule]:
@@ -255,7 +296,11 @@ def _rules() -> Iterator[_Rule]:
     yield _Rule("validators agree on the state", _agreement)
     yield _Rule("every node is a process of its own", _nodes)
     yield _Rule("every node shut down cleanly", _clean_ends, _has_ended)
-    yield _Rule("the killed validator caught up", _caught_up, lambda report: bool(report.killed))
+    yield _Rule("no validator lost stake", _bonds)
+    yield _Rule("nobody signed twice", _no_equivocation)
+    yield _Rule("each fault came when it should, and took hold", _faults_came, _has_faults)
+    yield _Rule("the network went on under each fault", _network_went_on, _has_faults)
+    yield _Rule("the faulty caught up and sign again", _took_part_again, _has_faults)
 
 
 _RULES = tuple(_rules())

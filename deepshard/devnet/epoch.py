@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import trio
-
-from deepshard.devnet.client import Json
-from deepshard.devnet.launch import START_TIMEOUT_S, start_node
+from deepshard.devnet.client import Json, NodeUnreachable
 from deepshard.devnet.plans import LICENCE_PRICE_MAX, PROMPT, PROPOSAL_STAKE, SOUND_TITLE, WORTHLESS_TITLE, read_text
 from deepshard.devnet.report import LicenceReport, StorageReport
-from deepshard.devnet.stage import Stage, StepFailed
+from deepshard.devnet.roster import OBSERVER
+from deepshard.devnet.stage import Stage
 from deepshard.primitives import format_amount
 
 SHORT_PHASE_S = 180.0
 DOWNLOAD_S = 600.0
-VICTIM = "validator-3"
 ROUND = 1
 _DECIDED = {"accepted", "rejected", "harmful", "contested", "trained"}
 _ROUND_TITLES = {
@@ -41,15 +38,13 @@ async def live_through(stage: Stage) -> None:
     await _propose_and_vote(stage)
     await _live_through_round(stage)
     stage.phase("storage", "validators fetch the shards they are to hold")
-    await _wait_for_storage(stage)
+    await wait_for_storage(stage)
     if stage.report.round_outcome == "accepted":
         stage.phase("upgrade", "the inference node upgrades")
         await _wait_for_download(stage, version=1)
     stage.phase("answer-after", "asking the model after the epoch")
     stage.report.answers.after = await _ask(stage)
     await _ask_streamed(stage)
-    if stage.settings.kill_validator:
-        await _revive(stage)
 
 
 async def _buy_and_download(stage: Stage) -> None:
@@ -107,11 +102,12 @@ async def _ask_streamed(stage: Stage) -> None:
 
 
 async def _propose_and_vote(stage: Stage) -> None:
-    stage.phase("voting", "the informant proposes two texts, the validators judge them")
+    stage.phase("proposing", "the informant proposes two texts")
     informant = stage.clients["informant"]
     for name, title in (("sound", SOUND_TITLE), ("worthless", WORTHLESS_TITLE)):
         await informant.propose(read_text(name), title=title, stake=PROPOSAL_STAKE)
         await stage.tell_news()
+    stage.phase("voting", "the validators judge them")
     status: dict[str, str] = {}
 
     async def look() -> bool | None:
@@ -123,7 +119,7 @@ async def _propose_and_vote(stage: Stage) -> None:
         what="a verdict on both proposals",
         timeout_s=stage.plan.scoring_s,
         facts=lambda: f"({', '.join(f'{title}: {now}' for title, now in status.items())})",
-        culprit=lambda: "validator-1",
+        culprit=lambda: OBSERVER,
     )
 
 
@@ -137,8 +133,6 @@ async def _live_through_round(stage: Stage) -> None:
 
     while status not in {"closed", "void"}:
         stage.phase(status, _ROUND_TITLES[status])
-        if stage.settings.kill_validator and status in {"training", "revealing", "scoring"} and not stage.report.killed:
-            await _kill_victim(stage)
         await stage.until(
             look,
             what=f"the end of {status}",
@@ -170,54 +164,28 @@ def laggard(stage: Stage, round_: Json) -> str:
     elif round_.get("status") == "scoring":
         reported = {names.get(address) for address in round_["reporters"]}
         waiting = [each.name for each in stage.of_role("validator") if each.name not in reported]
-    return waiting[0] if waiting else "validator-1"
+    return waiting[0] if waiting else OBSERVER
 
 
-async def _kill_victim(stage: Stage) -> None:
-    stage.report.killed = VICTIM
-    process = stage.running.pop(VICTIM)
-    await stage.processes.kill(process)
-    await stage.clients[VICTIM].close()
-    stage.narrator.say(f"{VICTIM} (process {process.pid}) is killed with SIGKILL")
+async def wait_for_storage(stage: Stage) -> None:
+    """Until every validator that can be reached holds what it is assigned of the newest version.
 
-
-async def _revive(stage: Stage) -> None:
-    stage.phase("restart", f"restarting {VICTIM}")
-    victim = next(each for each in stage.roster if each.name == VICTIM)
-    (victim.home / "api.json").unlink(missing_ok=True)  # the dead process left it
-    start_node(stage, victim)
-    target = int((await stage.observer.status())["height"])
-    client, height = stage.clients[VICTIM], 0
-    with trio.move_on_after(START_TIMEOUT_S) as connecting:
-        await client.connect()
-    if connecting.cancelled_caught:
-        raise StepFailed(f"{VICTIM} did not answer within {START_TIMEOUT_S:.0f} s of its restart", VICTIM)
-
-    async def look() -> bool | None:
-        nonlocal height
-        height = int((await client.status())["height"])
-        return True if height >= target else None
-
-    await stage.until(
-        look,
-        what=f"{VICTIM} at height {target}",
-        timeout_s=START_TIMEOUT_S,
-        facts=lambda: f"(it is at {height})",
-        culprit=lambda: VICTIM,
-    )
-    await _wait_for_storage(stage)
-
-
-async def _wait_for_storage(stage: Stage) -> None:
+    Raises:
+        StepFailed: one doesn't in time.
+    """
     version = 1 if stage.report.round_outcome == "accepted" else 0
 
     async def look() -> bool | None:
-        for each in stage.of_role("validator"):
-            storage = (await stage.clients[each.name].status())["storage"]
+        here = stage.of_role("validator")
+        for each in here:
+            try:
+                storage = (await stage.clients[each.name].status())["storage"]
+            except NodeUnreachable:
+                return None  # a fault came upon it meanwhile
             stage.report.storage[each.name] = StorageReport(
                 version=storage["version"], assigned=storage["assigned"], held=storage["held"]
             )
-        holdings = [stage.report.storage[each.name] for each in stage.of_role("validator")]
+        holdings = [stage.report.storage[each.name] for each in here]
         return True if all(each.version == version and each.held == each.assigned for each in holdings) else None
 
     await stage.until(
@@ -235,4 +203,4 @@ def _behind(stage: Stage, version: int) -> str:
     for name, each in stage.report.storage.items():
         if each.version != version or each.held != each.assigned:
             return name
-    return "validator-1"
+    return OBSERVER

@@ -10,8 +10,9 @@ import trio
 from deepshard.compute.jobs import Progress
 from deepshard.devnet.client import NodeClient
 from deepshard.devnet.genesis import CHAIN_ID, distribute, import_model, make_genesis, write_genesis
+from deepshard.devnet.namespaces import HUB_HOST
 from deepshard.devnet.plans import params_for
-from deepshard.devnet.roster import Participant, make_roster, node_command, write_home
+from deepshard.devnet.roster import Hosts, Participant, make_roster, node_command, write_home
 from deepshard.devnet.stage import Stage, StepFailed
 
 START_TIMEOUT_S = 120.0
@@ -56,7 +57,14 @@ async def _prepare(stage: Stage) -> None:
     stage.narrator.say(f"{imported.parameters:,} parameters, {imported.encoded_bytes / 2**20:.1f} MiB as chunks")
 
     stage.phase("genesis", "writing keys and genesis, and placing shards on the validators")
-    stage.roster = make_roster(settings.directory, plan, dishonest=settings.dishonest)
+    islands = {} if stage.network is None else stage.network.islands
+    stage.roster = make_roster(
+        settings.directory,
+        plan,
+        dishonest=settings.dishonest,
+        hosts=Hosts() if stage.network is None else Hosts(peers=HUB_HOST),
+        hosts_of={name: Hosts(peers=island.host, api=island.api_host) for name, island in islands.items()},
+    )
     for participant in stage.roster:
         write_home(participant)
         stage.clients[participant.name] = NodeClient(participant.name, participant.home)
@@ -83,8 +91,13 @@ def start_node(stage: Stage, participant: Participant) -> None:
         threads=stage.threads,
         leases=[directory / f"lease-{slot}" for slot in range(stage.plan.slots)],
     )
+    island = None if stage.network is None else stage.network.islands.get(participant.name)
     stage.running[participant.name] = stage.processes.start(
-        participant.name, command, role=participant.role, log_path=participant.home / LOG_NAME
+        participant.name,
+        command,
+        role=participant.role,
+        log_path=participant.home / LOG_NAME,
+        namespace=None if island is None else island.handle,
     )
 
 

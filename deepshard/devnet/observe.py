@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 import trio
 
 from deepshard.devnet.client import Json
-from deepshard.devnet.plans import SOUND_TITLE
+from deepshard.devnet.launch import LOG_NAME
+from deepshard.devnet.plans import SOUND_TITLE, VALIDATOR_STAKE
 from deepshard.devnet.report import BalanceReport, ProposalReport, Report, TrafficReport, TrainerReport
-from deepshard.devnet.roster import Role
+from deepshard.devnet.roster import Participant, Role
 from deepshard.devnet.stage import Stage, StepFailed
 
+EQUIVOCATION = '"consensus.equivocation"'
 AGREEMENT_S = 60.0
 READINGS_MAX = 20
 _ROLES: tuple[Role, ...] = ("validator", "informant", "trainer", "inference")
@@ -68,7 +73,29 @@ async def observe(stage: Stage, balances_before: dict[str, int]) -> None:
             report.bytes_moved[each.name] = TrafficReport(bytes_in=seen["bytes_in"], bytes_out=seen["bytes_out"])
             if role == "inference":
                 report.download.light_client_height = int(seen["height"]) if seen["light"] else 0
-    report.caught_up = report.killed in report.state_roots
+    await _read_bonds(stage)
+    report.equivocations = await trio.to_thread.run_sync(find_equivocations, stage.roster)
+
+
+async def _read_bonds(stage: Stage) -> None:
+    """What each validator has bonded now, beside what the genesis gave it."""
+    for each in stage.of_role("validator"):
+        bonded = int((await stage.observer.account(each.address))["bonded"])
+        stage.report.bonds[each.name] = BalanceReport(address=each.address, before=VALIDATOR_STAKE, after=bonded)
+
+
+def find_equivocations(roster: Sequence[Participant]) -> list[str]:
+    """Lines of the nodes' logs in which one says that it saw two signatures of one validator where one may be."""
+    found = []
+    names = {each.key.address.hex(): each.name for each in roster}
+    for each in roster:
+        with (each.home / LOG_NAME).open(encoding="utf-8", errors="replace") as log:
+            for line in log:
+                if EQUIVOCATION in line:
+                    entry = json.loads(line)
+                    who = names.get(str(entry.get("validator")), str(entry.get("validator")))
+                    found.append(f"{each.name} saw {who} sign twice at height {entry.get('height')}")
+    return found
 
 
 async def _read_agreement(stage: Stage) -> None:

@@ -89,9 +89,18 @@ class Processes:
     every: list[ManagedProcess] = field(default_factory=list)
 
     def start(
-        self, name: str, command: Sequence[str], *, role: str, log_path: Path, env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        role: str,
+        log_path: Path,
+        env: Mapping[str, str] | None = None,
+        namespace: int | None = None,
     ) -> ManagedProcess:
         """Start a process with its output appended to `log_path` and nothing on its standard input.
+
+        It runs in the network namespace of the open file `namespace`, if one is given.
 
         Without `env` it gets this process's environment but for DEEPSHARD_ variables: those are a person's own node's.
 
@@ -100,7 +109,8 @@ class Processes:
         Raises:
             LocalError: the program can't be started.
         """
-        tethered = (sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *command)
+        place = -1 if namespace is None else namespace
+        tethered = (sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(place), *command)
         try:
             with log_path.open("ab") as log:
                 popen = subprocess.Popen(  # noqa: S603 # a list, no shell, and the command is ours
@@ -110,6 +120,7 @@ class Processes:
                     stderr=subprocess.STDOUT,
                     env=_environment() if env is None else env,
                     start_new_session=True,
+                    pass_fds=() if namespace is None else (namespace,),
                 )
         except OSError as error:
             raise LocalError(f"cannot start {name}: {error}") from error
@@ -130,6 +141,10 @@ class Processes:
                     raise ProcessDied(process.name, exit_code)
             await trio.sleep(WATCH_INTERVAL_S)
 
+    def is_stopped(self, process: ManagedProcess) -> bool:
+        """Whether the kernel says that a process stands still."""
+        return _state_of(process.pid) == "T"
+
     async def kill(self, process: ManagedProcess) -> None:
         """End a process at once, as a crash would, and wait until it is gone."""
         process.end_expected = True
@@ -142,11 +157,21 @@ class Processes:
             process.end_expected = True
             if process.exit_code is None:
                 process.popen.terminate()
+                process.signal_group(signal.SIGCONT)  # one that stands still would never hear it
         with trio.move_on_after(grace_s):
             await _ended(self.every)
         for process in self.every:
             process.signal_group(signal.SIGKILL)
         await _ended(self.every)
+
+
+def _state_of(pid: int) -> str:
+    """State letter of proc(5); empty where there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[0]
 
 
 def _environment() -> dict[str, str]:

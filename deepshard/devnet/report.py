@@ -98,6 +98,34 @@ class StorageReport(msgspec.Struct, kw_only=True):
     held: int
 
 
+class FaultReport(msgspec.Struct, kw_only=True):
+    """A fault: as asked for, and what it did.
+
+    Attributes:
+        began_in: phase in which it began; empty if it never did.
+        ended_in: phase in which it was undone.
+        pid: process that it was done to.
+        facts: how it is known to have taken hold; empty if it isn't.
+        height_before: the network's height when it began.
+        height_after: the network's height when it was undone.
+        recovery_s: seconds from then until the node was at that height and had signed a block above it.
+        signed_height: height of the first such block; 0 if there is none.
+    """
+
+    kind: str
+    node: str
+    phase: str
+    seconds: int
+    began_in: str = ""
+    ended_in: str = ""
+    pid: int = 0
+    facts: str = ""
+    height_before: int = 0
+    height_after: int = 0
+    recovery_s: float = 0.0
+    signed_height: int = 0
+
+
 class Check(msgspec.Struct, kw_only=True):
     """One thing that has to be true at the end, with the facts it was judged by."""
 
@@ -138,8 +166,9 @@ class Report(msgspec.Struct, kw_only=True):
     storage: dict[str, StorageReport] = {}
     agreement_height: int = 0
     state_roots: dict[str, str] = {}
-    killed: str = ""
-    caught_up: bool = False
+    bonds: dict[str, BalanceReport] = {}
+    equivocations: list[str] = []
+    faults: list[FaultReport] = []
     phase_seconds: dict[str, float] = {}
     seconds: float = 0.0
     peak_memory_bytes: int = 0
@@ -163,6 +192,7 @@ def report_grids(report: Report) -> list[Grid]:
         _balance_grid(report),
         _traffic_grid(report),
         _fact_grid(report),
+        *([_fault_grid(report)] if report.faults else []),
         Grid(
             "Seconds per phase",
             ("phase", "seconds"),
@@ -236,11 +266,23 @@ def _fact_grid(report: Report) -> Grid:
         ("answer before", report.answers.before),
         ("answer after", report.answers.after),
     ]
-    if report.killed:
-        rows.append(
-            ("killed and restarted", f"{report.killed}: {'caught up' if report.caught_up else 'did not catch up'}")
-        )
     return Grid("Facts", ("what", "value"), tuple((name, " ".join(value.split())) for name, value in rows))
+
+
+def _fault_grid(report: Report) -> Grid:
+    rows = tuple(
+        (
+            each.node,
+            each.kind,
+            each.began_in or "never",
+            f"{each.height_before} -> {each.height_after}",
+            f"{each.recovery_s:.1f} s" if each.signed_height else "-",
+            str(each.signed_height) if each.signed_height else "-",
+        )
+        for each in report.faults
+    )
+    columns = ("node", "fault", "during", "height of the others", "back after", "signed again at height")
+    return Grid("Faults", columns, rows)
 
 
 def _share(tally: Json, key: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from deepshard.devnet.plans import (
@@ -24,6 +25,8 @@ from deepshard.primitives import format_address
 
 Role = Literal["validator", "informant", "trainer", "inference"]
 VALIDATORS = 4
+OBSERVER = "validator-1"
+"""The node from which the story is told."""
 TRAINERS = 4
 NODES = VALIDATORS + TRAINERS + 2
 BALANCES: dict[Role, int] = {
@@ -61,6 +64,14 @@ class Participant:
         return self.dishonest_text is None
 
 
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """Addresses that a node binds: for its peers, and for its HTTP API."""
+
+    peers: str = "127.0.0.1"
+    api: str = "127.0.0.1"
+
+
 def free_ports(count: int) -> list[int]:
     """Loopback ports free a moment ago. All are held at once while choosing, so that no two are equal."""
     with ExitStack() as held:
@@ -70,8 +81,18 @@ def free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in sockets]
 
 
-def make_roster(directory: Path, plan: Plan, *, dishonest: int) -> tuple[Participant, ...]:
-    """Fresh keys, homes below `directory`, free ports; the last `dishonest` trainers each get a text of their own."""
+def make_roster(
+    directory: Path,
+    plan: Plan,
+    *,
+    dishonest: int,
+    hosts: Hosts = Hosts(),  # immutable
+    hosts_of: Mapping[str, Hosts] = MappingProxyType({}),
+) -> tuple[Participant, ...]:
+    """Fresh keys, homes below `directory`, free ports; the last `dishonest` trainers each get a text of their own.
+
+    A node binds the addresses that `hosts_of` has for its name, or else `hosts`.
+    """
     ports = free_ports(2 * NODES)
     places: list[tuple[str, Role, int]] = [
         *((f"validator-{number}", "validator", number) for number in range(1, VALIDATORS + 1)),
@@ -82,15 +103,15 @@ def make_roster(directory: Path, plan: Plan, *, dishonest: int) -> tuple[Partici
     roster = []
     for position, (name, role, number) in enumerate(places):
         extra = number - (TRAINERS - dishonest) if role == "trainer" else 0
-        home = directory / name
+        home, own = directory / name, hosts_of.get(name, hosts)
         roster.append(
             Participant(
                 name=name,
                 role=role,
                 key=SecretKey(secrets.token_bytes(32)),
                 home=home,
-                listen=f"127.0.0.1:{ports[2 * position]}",
-                http=f"127.0.0.1:{ports[2 * position + 1]}",
+                listen=f"{own.peers}:{ports[2 * position]}",
+                http=f"{own.api}:{ports[2 * position + 1]}",
                 micro_batch=plan.micro_batches[number % len(plan.micro_batches)] if role == "trainer" else 0,
                 dishonest_text=home / f"unapproved-{extra}.txt" if extra > 0 else None,
             )

@@ -15,14 +15,16 @@ import trio
 
 from deepshard.devnet.checks import run_checks
 from deepshard.devnet.client import NodeRefused, NodeUnreachable
-from deepshard.devnet.epoch import live_through
+from deepshard.devnet.injecting import live_under_faults
 from deepshard.devnet.launch import LOG_NAME, launch
 from deepshard.devnet.memory import MemoryPeak
+from deepshard.devnet.namespaces import PrivateNetwork
 from deepshard.devnet.narration import Narrator
 from deepshard.devnet.observe import observe, read_balances
 from deepshard.devnet.plans import plan_for
 from deepshard.devnet.processes import WATCH_INTERVAL_S, ProcessDied, Processes, describe_exit, log_tail, open_processes
 from deepshard.devnet.report import ProcessReport, Report, report_grids, write_report
+from deepshard.devnet.roster import OBSERVER
 from deepshard.devnet.stage import Settings, Stage, StepFailed
 from deepshard.errors import DeepshardError, UsageError
 
@@ -71,18 +73,21 @@ class _Run:
     settings: Settings
     narrator: Narrator
     report: Report
+    network: PrivateNetwork | None = None
     memory: MemoryPeak = field(default_factory=MemoryPeak)
     interrupted_by: int = 0
     stage: Stage | None = None
 
 
-async def run_devnet(settings: Settings, narrator: Narrator) -> int:
+async def run_devnet(settings: Settings, narrator: Narrator, network: PrivateNetwork | None = None) -> int:
     """Run a devnet and give the exit code: 0, 1 for a failed step, 128 plus the signal that interrupted it.
+
+    `network` is the one this process is in, if cables are to be pulled.
 
     Ctrl-C ends a network that was kept running with code 0: that is how it is meant to end.
     """
     report = Report(model=settings.model, dishonest=settings.dishonest)
-    run = _Run(settings, narrator, report)
+    run = _Run(settings, narrator, report, network)
     started = trio.current_time()
     failures: list[Exception] = []
     try:
@@ -125,10 +130,11 @@ async def _supervise(run: _Run, processes: Processes) -> None:
             narrator=run.narrator,
             processes=processes,
             report=run.report,
+            network=run.network,
         )
         await launch(stage)
         balances = await read_balances(stage)
-        await live_through(stage)
+        await live_under_faults(stage)
         stage.phase("checks", "reading the outcome")
         await observe(stage, balances)
         stage.end_phase()
@@ -198,7 +204,8 @@ def _conclude(run: _Run, processes: Processes) -> int:
             f"devnet: done in {run.report.seconds:.0f} s, report in {run.settings.directory / REPORT_NAME}"
         )
         return 0
-    unclean = [each for each in processes.every if each.exit_code and each.name != run.report.killed]
+    killed = {each.pid for each in run.report.faults if each.kind == "kill"}
+    unclean = [each for each in processes.every if each.exit_code and each.pid not in killed]
     _tell(run, run.report.failed_step, run.report.failure, unclean[0].name if unclean else "")
     return 1
 
@@ -241,10 +248,14 @@ def _tell_addresses(stage: Stage) -> None:
     for each in stage.roster:
         narrator.say(f"{each.name:<12} http://{each.http}  peers {each.listen}  --home {each.home}")
     home = {each.name: each.home for each in stage.roster}
+    enter = ""
+    if stage.network is not None:
+        enter = f"{stage.network.enter_command} "
+        narrator.say("the network has a network namespace of its own, which each command has to enter:")
     narrator.say("try, in another terminal:")
-    narrator.say(f"  deepshard status --home {home['validator-1']}")
-    narrator.say(f"  deepshard explain round-1 --home {home['validator-1']}")
-    narrator.say(f"  deepshard propose facts.md --stake 50 --home {home['informant']}")
-    narrator.say(f"  deepshard chat 'What is a validator?' --home {home['inference']}")
+    narrator.say(f"  {enter}deepshard status --home {home[OBSERVER]}")
+    narrator.say(f"  {enter}deepshard explain round-1 --home {home[OBSERVER]}")
+    narrator.say(f"  {enter}deepshard propose facts.md --stake 50 --home {home['informant']}")
+    narrator.say(f"  {enter}deepshard chat 'What is a validator?' --home {home['inference']}")
     narrator.say("the network runs until Ctrl-C")
     narrator.waiting("running; Ctrl-C ends it")

@@ -11,11 +11,13 @@ from typing import TypeVar
 import trio
 
 from deepshard.devnet.client import POLL_INTERVAL_S, NodeClient
+from deepshard.devnet.faults import Fault
+from deepshard.devnet.namespaces import PrivateNetwork
 from deepshard.devnet.narration import Narrator
 from deepshard.devnet.plans import Plan
 from deepshard.devnet.processes import ManagedProcess, Processes
 from deepshard.devnet.report import Report
-from deepshard.devnet.roster import Participant, Role
+from deepshard.devnet.roster import OBSERVER, Participant, Role
 from deepshard.devnet.story import tell
 from deepshard.errors import LocalError
 
@@ -31,7 +33,7 @@ class Settings:
     cache: Path
     keep: bool = False
     dishonest: int = 1
-    kill_validator: bool = False
+    faults: tuple[Fault, ...] = ()
     threads: int = 0
 
 
@@ -52,10 +54,14 @@ class Stage:
     narrator: Narrator
     processes: Processes
     report: Report
+    network: PrivateNetwork | None = None
     roster: tuple[Participant, ...] = ()
     clients: dict[str, NodeClient] = field(default_factory=dict)
     running: dict[str, ManagedProcess] = field(default_factory=dict)
+    down: set[str] = field(default_factory=set)
+    """Nodes that a fault has taken away for now."""
     step: str = "start"
+    _turn: trio.Event = field(default_factory=trio.Event)
     _started: float | None = None
     _last_receipt: int = 0
 
@@ -69,6 +75,13 @@ class Stage:
         self.end_phase()
         self.step, self._started = name, trio.current_time()
         self.narrator.phase(title)
+        turn, self._turn = self._turn, trio.Event()
+        turn.set()
+
+    async def reached(self, name: str) -> None:
+        """Wait until the phase `name` begins."""
+        while self.step != name:
+            await self._turn.wait()
 
     def end_phase(self) -> None:
         """Write down how long the present phase took; a name that comes twice adds up."""
@@ -78,13 +91,14 @@ class Stage:
         self._started = None
 
     def of_role(self, role: Role) -> list[Participant]:
-        """Participants of a role whose node is running."""
-        return [each for each in self.roster if each.role == role and each.name in self.running]
+        """Participants of a role whose node runs and can be reached."""
+        here = self.running.keys() - self.down
+        return [each for each in self.roster if each.role == role and each.name in here]
 
     @property
     def observer(self) -> NodeClient:
-        """The validator whose view of the chain is told; it is never the one that is killed."""
-        return self.clients["validator-1"]
+        """The validator whose view of the chain is told; no fault is its own."""
+        return self.clients[OBSERVER]
 
     @property
     def names(self) -> dict[str, str]:

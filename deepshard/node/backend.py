@@ -10,6 +10,7 @@ import trio
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from deepshard.compute.jobs import ChatMessage, GenerateResult
+from deepshard.consensus.types import Block, CommitCertificate
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.chunks import ChunkStore
 from deepshard.encoding import decode
@@ -19,11 +20,12 @@ from deepshard.ledger.market import licence_price
 from deepshard.ledger.params import Genesis
 from deepshard.ledger.records import Receipt
 from deepshard.ledger.transactions import AXES, AxisScores, ProposeData, SegmentRef, Transfer
-from deepshard.limits import CHAT_TOKENS_MAX, TRANSACTION_BYTES_MAX
+from deepshard.limits import BLOCK_BYTES_MAX, CERTIFICATE_BYTES_MAX, CHAT_TOKENS_MAX, TRANSACTION_BYTES_MAX
 from deepshard.net.network import Network
 from deepshard.node.presenting import (
     Json,
     account_json,
+    block_json,
     licence_json,
     proposal_json,
     receipt_json,
@@ -206,6 +208,18 @@ class NodeBackend:
             raise UsageError(f"no such proposal, round or address: {subject}")
         explained: Json = explain_proposal(state, _digest(subject))
         return explained
+
+    async def block(self, height: int) -> Json:
+        """See `Backend.block`."""
+        if self._store is None:
+            raise UsageError(_LIGHT)
+        stored = self._store.block(height)
+        if stored is None:
+            raise UsageError(f"no such block: {height}, the newest is {self._store.height()}")
+        return block_json(
+            decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX),
+            decode(stored.certificate, CommitCertificate, bytes_max=CERTIFICATE_BYTES_MAX),
+        )
 
     async def licences(self) -> list[Json]:
         """See `Backend.licences`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from deepshard.consensus.types import Block, CommitCertificate
 from deepshard.ledger.records import Account, DataProposal, Licence, Receipt, TrainingRound
 from deepshard.primitives import ZERO_DIGEST, format_address
 
@@ -19,6 +20,21 @@ def account_json(address: bytes, account: Account, bonded: int) -> Json:
         "unbonding": sum(entry.amount for entry in account.unbonding),
         "bonded": bonded,
         "nonce": account.nonce,
+    }
+
+
+def block_json(block: Block, certificate: CommitCertificate) -> Json:
+    """A decided block, and who signed for it."""
+    header = block.header
+    return {
+        "height": header.height,
+        "block_id": header.block_id().hex(),
+        "time_ms": header.time_ms,
+        "proposer": format_address(header.proposer),
+        "transactions": len(block.transactions),
+        "state_root": header.state_root.hex(),
+        "round": certificate.round,
+        "signers": [format_address(entry.validator) for entry in certificate.signatures],
     }
 
 

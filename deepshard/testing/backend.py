@@ -94,6 +94,11 @@ class ScriptedBackend:
         self._called("explain", subject)
         return {"subject": subject, "stake": 50 * UNITS_PER_TOKEN, "tally": {"accept_bp": 8000}}
 
+    async def block(self, height: int) -> Json:
+        """A block with one signer."""
+        self._called("block", height)
+        return {"height": height, "proposer": ALICE, "round": 0, "signers": [ALICE]}
+
     async def licences(self) -> list[Json]:
         """One licence."""
         self._called("licences")

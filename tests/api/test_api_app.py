@@ -56,6 +56,7 @@ def error_of(response: httpx.Response) -> tuple[int, str, str]:
         (f"/v1/receipts?after=7&account={ALICE}&subject=x", ("receipts", (7, ALICE, "x"))),
         ("/v1/receipts", ("receipts", (0, None, None))),
         ("/v1/explain/round-1", ("explain", "round-1")),
+        ("/v1/blocks/7", ("block", 7)),
         ("/v1/licences", ("licences", None)),
         ("/v1/download", ("download", None)),
     ],
@@ -188,6 +189,8 @@ async def test_a_bug_is_an_internal_error_without_its_text(served: Served) -> No
         ("GET", "/v1/receipts?after=1&after=2", 400, "given twice"),
         ("GET", f"/v1/receipts?account={ALICE[:-1]}x", 400, "wrong checksum"),
         ("GET", "/v1/explain/" + "a" * 65, 400, "length <= 64"),
+        ("GET", "/v1/blocks/0", 400, "height: Expected `int` >= 1"),
+        ("GET", "/v1/blocks/last", 400, "height: Expected `int`"),
     ],
 )
 async def test_bad_requests_are_one_clear_line(

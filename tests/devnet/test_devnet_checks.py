@@ -11,7 +11,9 @@ import pytest
 from deepshard.devnet.checks import run_checks
 from deepshard.devnet.report import (
     AnswersReport,
+    BalanceReport,
     DownloadReport,
+    FaultReport,
     LicenceReport,
     ProcessReport,
     ProposalReport,
@@ -76,6 +78,7 @@ def good_report() -> Report:
         storage={f"validator-{n}": StorageReport(version=1, assigned=3, held=3) for n in (1, 2, 3, 4)},
         agreement_height=95,
         state_roots=dict.fromkeys(("validator-1", "validator-2", "validator-3", "validator-4"), "cc"),
+        bonds={f"validator-{n}": BalanceReport(address="", before=1000, after=1000) for n in (1, 2, 3, 4)},
         processes=[ProcessReport(name=f"node-{n}", role="any", pid=n, exit_code=0) for n in range(1, 11)],
     )
 
@@ -94,9 +97,28 @@ def void_report() -> Report:
     return report
 
 
-def killed_report() -> Report:
+def fault(kind: str, node: str, phase: str, height: int) -> FaultReport:
+    return FaultReport(
+        kind=kind,
+        node=node,
+        phase=phase,
+        seconds=20,
+        began_in=phase,
+        ended_in=phase,
+        pid=1,
+        facts="was hurt",
+        height_before=height,
+        height_after=height + 10,
+        recovery_s=1.5,
+        signed_height=height + 12,
+    )
+
+
+def faulted_report() -> Report:
+    """One validator was killed, and another one stopped."""
     report = good_report()
-    report.killed, report.caught_up = "validator-3", True
+    report.faults = [fault("kill", "validator-3", "joining", 20), fault("stop", "validator-2", "scoring", 40)]
+    report.faults[1].pid = 2
     report.processes[0] = ProcessReport(name="validator-3", role="validator", pid=1, exit_code=-9)
     report.processes.append(ProcessReport(name="validator-3", role="validator", pid=11, exit_code=0))
     return report
@@ -106,7 +128,7 @@ def failed(report: Report) -> list[str]:
     return [check.name for check in run_checks(report) if not check.passed]
 
 
-@pytest.mark.parametrize("report", [good_report(), void_report(), killed_report()])
+@pytest.mark.parametrize("report", [good_report(), void_report(), faulted_report()])
 def test_a_good_report_passes_every_check(report: Report) -> None:
     assert failed(report) == []
     assert len(run_checks(report)) >= 18
@@ -189,6 +211,10 @@ CASES = [
     (set_to("supply_conserved", value=False), "supply is conserved"),
     (set_to("state_roots.validator-4", "ee"), "validators agree on the state"),
     (set_to("state_roots", {"validator-1": "cc"}), "validators agree on the state"),
+    (set_to("bonds", {}), "no validator lost stake"),
+    (set_to("bonds.validator-3.after", 999), "no validator lost stake"),
+    (set_to("bonds.validator-3.before", 0), "no validator lost stake"),
+    (set_to("equivocations", ["validator-1 saw validator-3 sign twice at height 7"]), "nobody signed twice"),
     (set_to("processes.9.pid", 9), "every node is a process of its own"),
     (set_to("processes.9.exit_code", 1), "every node shut down cleanly"),
 ]
@@ -207,11 +233,26 @@ def test_a_void_round_that_changed_weights_fails() -> None:
     assert failed(report) == ["a void round changes no weights"]
 
 
-def test_the_killed_validator_has_to_catch_up_and_only_its_first_process_may_die() -> None:
-    report = killed_report()
-    report.caught_up = False
-    report.processes[-1].exit_code = -9
-    assert failed(report) == ["every node shut down cleanly", "the killed validator caught up"]
+FAULT_CASES = [
+    (set_to("faults.0.began_in", ""), "each fault came when it should, and took hold"),
+    (set_to("faults.1.began_in", "training"), "each fault came when it should, and took hold"),
+    (set_to("faults.1.facts", ""), "each fault came when it should, and took hold"),
+    (set_to("faults.0.height_after", 20), "the network went on under each fault"),
+    (set_to("faults.1.height_before", 0), "the network went on under each fault"),
+    (set_to("faults.1.signed_height", 0), "the faulty caught up and sign again"),
+    (set_to("faults.1.signed_height", 50), "the faulty caught up and sign again"),
+    (set_to("faults.0.node", "validator-9"), "the faulty caught up and sign again"),
+    (set_to("processes.10.pid", 10), "every node is a process of its own"),
+    (set_to("processes.10.exit_code", -9), "every node shut down cleanly"),
+    (set_to("faults.0.kind", "stop"), "every node shut down cleanly"),
+]
+
+
+@pytest.mark.parametrize(("change", "name"), FAULT_CASES)
+def test_what_faults_must_show_and_only_the_killed_process_may_die(change: Callable[[Report], None], name: str) -> None:
+    report = faulted_report()
+    change(report)
+    assert name in failed(report)
 
 
 def test_running_processes_are_not_judged_by_their_exit() -> None:
@@ -230,5 +271,6 @@ def test_an_empty_report_passes_nothing_by_accident() -> None:
         "no dishonest submission accepted",
         "no honest trainer slashed",
         "every node shut down cleanly",
+        "nobody signed twice",
     }
     assert msgspec.json.decode(msgspec.json.encode(Report()), type=Report) == Report()

@@ -84,6 +84,7 @@ async def test_requests_say_what_is_meant(tmp_path: Path) -> None:
     await client.receipts(17)
     await client.explain("round-1")
     await client.account("ds1abc")
+    await client.block(9)
     await client.buy_licence(1000)
     await client.chat("why?", tokens_max=8)
     await client.close()
@@ -91,11 +92,12 @@ async def test_requests_say_what_is_meant(tmp_path: Path) -> None:
         "/v1/receipts?after=17",
         "/v1/explain/round-1",
         "/v1/accounts/ds1abc",
+        "/v1/blocks/9",
         "/v1/licence",
         "/v1/chat/completions",
     ]
-    assert json.loads(seen[3][2]) == {"price_max": 1000}
-    question = json.loads(seen[4][2])
+    assert json.loads(seen[4][2]) == {"price_max": 1000}
+    question = json.loads(seen[5][2])
     assert question["messages"] == [{"role": "user", "content": "why?"}]
     assert (question["max_tokens"], question["temperature"], question["stream"]) == (8, 0, False)
 

@@ -10,7 +10,14 @@ import pytest
 import trio
 
 from deepshard.devnet.memory import MemoryPeak, descendants, memory_bytes
-from deepshard.devnet.processes import ManagedProcess, ProcessDied, describe_exit, log_tail, open_processes
+from deepshard.devnet.processes import (
+    TERMINATE_GRACE_S,
+    ManagedProcess,
+    ProcessDied,
+    describe_exit,
+    log_tail,
+    open_processes,
+)
 
 READY = "print('ready', flush=True); "
 FOR_EVER = READY + "import signal; signal.pause()"
@@ -100,6 +107,21 @@ async def test_a_killed_process_is_not_an_unexpected_death(tmp_path: Path) -> No
         assert victim.exit_code == -signal.SIGKILL
         with trio.move_on_after(0.3):
             await processes.watch()
+
+
+async def test_a_stopped_process_is_seen_to_stand_still_and_ends_with_the_block(tmp_path: Path) -> None:
+    async with open_processes() as processes:
+        child = processes.start("one", python(FOR_EVER), role="test", log_path=tmp_path / "log")
+        await ready(child)
+        assert not processes.is_stopped(child)
+        child.signal_group(signal.SIGSTOP)
+        with trio.fail_after(10):
+            while not processes.is_stopped(child):
+                await trio.lowlevel.checkpoint()
+        started = trio.current_time()
+    assert child.exit_code == -signal.SIGTERM
+    assert trio.current_time() - started < TERMINATE_GRACE_S  # it was woken to hear SIGTERM
+    assert not processes.is_stopped(child)
 
 
 async def test_a_restart_continues_the_log(tmp_path: Path) -> None:

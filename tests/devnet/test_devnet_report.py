@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 
 from deepshard.devnet.narration import Grid, PlainNarrator
-from deepshard.devnet.observe import account_total, note_supply
+from deepshard.devnet.observe import account_total, find_equivocations, note_supply
 from deepshard.devnet.plans import REAL, TINY, params_for, plan_for, probe_texts, read_text
-from deepshard.devnet.report import BalanceReport, Report, TrainerReport, report_grids, write_report
+from deepshard.devnet.report import BalanceReport, FaultReport, Report, TrainerReport, report_grids, write_report
+from deepshard.devnet.roster import make_roster
 from deepshard.devnet.story import tell
 from deepshard.primitives import UNITS_PER_TOKEN
 
@@ -19,7 +20,7 @@ def test_report_json_has_every_promised_field(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "report.json").read_text())
     promised = (
         "accepted rejected trainers supply_conserved weights_root_before weights_root_after logprob_before "
-        "logprob_after licence download answers phase_seconds peak_memory_bytes processes"
+        "logprob_after licence download answers phase_seconds peak_memory_bytes processes faults bonds equivocations"
     )
     assert set(promised.split()) <= set(written)
     assert written["model"] == "tiny"
@@ -44,6 +45,29 @@ def test_tables_show_amounts_in_tokens() -> None:
     grids = {grid.title: grid.rows for grid in report_grids(report)}
     assert grids["Trainers (round )"] == (("trainer-4", "dishonest", "slashed", "dissimilar", "-100"),)
     assert grids["Tokens (balance and stake)"] == (("informant", "1", "1.5", "+0.5", "ds1i"),)
+
+
+def test_faults_have_a_table_of_their_own() -> None:
+    assert "Faults" not in {grid.title for grid in report_grids(Report())}
+    stopped = FaultReport(kind="stop", node="validator-2", phase="voting", seconds=20)
+    never = [grid.rows for grid in report_grids(Report(faults=[stopped])) if grid.title == "Faults"]
+    assert never == [(("validator-2", "stop", "never", "0 -> 0", "-", "-"),)]
+    stopped.began_in, stopped.height_before, stopped.height_after = "voting", 10, 21
+    stopped.recovery_s, stopped.signed_height = 0.74, 22
+    (rows,) = [grid.rows for grid in report_grids(Report(faults=[stopped])) if grid.title == "Faults"]
+    assert rows == (("validator-2", "stop", "voting", "10 -> 21", "0.7 s", "22"),)
+
+
+def test_a_log_that_tells_of_two_signatures_is_found(tmp_path: Path) -> None:
+    roster = make_roster(tmp_path, TINY, dishonest=0)
+    for each in roster:
+        each.home.mkdir()
+        (each.home / "node.log").write_text('{"event": "block.committed", "height": 3}\nnot JSON\n')
+    assert find_equivocations(roster) == []
+    seen = {"event": "consensus.equivocation", "validator": roster[2].key.address.hex(), "height": 7}
+    with (roster[0].home / "node.log").open("a") as log:
+        log.write(json.dumps(seen) + "\n")
+    assert find_equivocations(roster) == ["validator-1 saw validator-3 sign twice at height 7"]
 
 
 def test_supply_is_conserved_only_if_accounts_and_treasury_add_up() -> None:

@@ -4,7 +4,7 @@ import stat
 from pathlib import Path
 
 from deepshard.devnet.plans import TINY
-from deepshard.devnet.roster import free_ports, make_roster, node_command, write_home
+from deepshard.devnet.roster import Hosts, free_ports, make_roster, node_command, write_home
 from deepshard.identity.keyfile import load_key_file
 
 
@@ -21,6 +21,15 @@ def test_the_cast(tmp_path: Path) -> None:
         "unapproved-2.txt",
     ]
     assert all(each.honest for each in make_roster(tmp_path, TINY, dishonest=0))
+
+
+def test_nodes_bind_the_addresses_they_are_given(tmp_path: Path) -> None:
+    hosts_of = {"validator-3": Hosts(peers="10.77.0.2", api="10.77.1.2")}
+    roster = make_roster(tmp_path, TINY, dishonest=0, hosts=Hosts(peers="10.77.0.1"), hosts_of=hosts_of)
+    bound = {each.name: (each.listen.partition(":")[0], each.http.partition(":")[0]) for each in roster}
+    assert bound.pop("validator-3") == ("10.77.0.2", "10.77.1.2")
+    assert set(bound.values()) == {("10.77.0.1", "127.0.0.1")}
+    assert {each.listen.partition(":")[0] for each in make_roster(tmp_path, TINY, dishonest=0)} == {"127.0.0.1"}
 
 
 def test_a_home_is_private_and_its_key_opens_with_its_passphrase(tmp_path: Path) -> None:

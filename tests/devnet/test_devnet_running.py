@@ -188,3 +188,6 @@ async def test_the_node_that_a_round_waits_for_is_named(tmp_path: Path) -> None:
     reporters = [by_name["validator-1"], by_name["validator-4"]]
     assert laggard(stage, {"status": "scoring", "reporters": reporters}) == "validator-3"
     assert laggard(stage, {}) == "validator-1"
+    stage.down.add("validator-3")  # a fault: nobody waits for it
+    assert laggard(stage, {"status": "scoring", "reporters": reporters}) == "validator-1"
+    assert [each.name for each in stage.of_role("validator")] == ["validator-1", "validator-4"]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from deepshard.devnet.report import Report
+from deepshard.devnet.report import FaultReport, Report
 
 pytestmark = pytest.mark.devnet
 RUN_S = 600
+ANSWERS_MAX = 120
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in {"KEEP", "MODEL"}}
 
 
 @pytest.fixture(scope="module")
@@ -22,18 +28,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("devnet-cache")
 
 
+def command(directory: Path, cache: Path, *options: str) -> list[str]:
+    fixed = ["--model", "tiny", "--plain", "--dir", str(directory), "--cache", str(cache)]
+    return [sys.executable, "-m", "deepshard.devnet", *fixed, *options]
+
+
 def run(directory: Path, cache: Path, *options: str) -> Report:
-    command = [sys.executable, "-m", "deepshard.devnet", "--model", "tiny", "--plain"]
-    environment = {name: value for name, value in os.environ.items() if name not in {"KEEP", "MODEL"}}
     result = subprocess.run(
-        [*command, "--dir", str(directory), "--cache", str(cache), *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=RUN_S,
-        env=environment,
+        command(directory, cache, *options), capture_output=True, text=True, check=False, timeout=RUN_S, env=ENVIRONMENT
     )
     assert result.returncode == 0, result.stdout[-8_000:] + result.stderr[-4_000:]
+    return read_report(directory)
+
+
+def read_report(directory: Path) -> Report:
     report = msgspec.json.decode((directory / "report.json").read_bytes(), type=Report)
     assert report.ok
     assert [check.name for check in report.checks if not check.passed] == []
@@ -55,6 +63,60 @@ def is_alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return b"deepshard.node" in command
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A devnet that lived through its faults and was left running: its report, what it said, and a command's answer."""
+
+    report: Report
+    said: str
+    status: dict[str, Any]
+    exit_code: int
+
+    def fault(self, kind: str) -> FaultReport:
+        return next(each for each in self.report.faults if each.kind == kind)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, cache: Path, why_no_namespaces: str) -> Kept:
+    """`make devnet KEEP=1` with every fault that this machine allows: each of another validator, in another phase.
+
+    Voting can't end without the stopped one, nor scoring without the one that is cut off: not before they are back, or
+    twenty blocks after the others, who are slow to make them. Joining and training take longer than the killed one.
+    """
+    faults = ["stop:validator-2@voting:20", "kill:validator-3@joining:5"]
+    faults += [] if why_no_namespaces else ["partition:validator-4@scoring:20"]
+    directory = tmp_path_factory.mktemp("kept") / "net"
+    options = [part for fault in faults for part in ("--fault", fault)]
+    lines: list[str] = []
+    status: dict[str, Any] = {}
+    with subprocess.Popen(
+        command(directory, cache, "--keep", *options), stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if "the network runs until Ctrl-C" in line:
+                tell_status = next(each for each in lines if "deepshard status" in each)
+                first = status = answer_of(tell_status)
+                for _ in range(ANSWERS_MAX):  # a block is due within seconds, and each answer takes half of one
+                    if status["height"] > first["height"]:
+                        break
+                    status = answer_of(tell_status)
+                process.send_signal(signal.SIGINT)
+    said = "".join(lines)
+    assert process.returncode == 0, said[-8_000:]
+    return Kept(read_report(directory), said, status, process.returncode)
+
+
+def answer_of(line: str) -> dict[str, Any]:
+    """Run a command that a person is told to try, as they would in another terminal."""
+    words = line.split("]", 1)[1].split()
+    words[words.index("deepshard")] = str(Path(sys.executable).with_name("deepshard"))
+    done = subprocess.run([*words, "--json"], capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def outcomes(report: Report) -> dict[str, str]:
@@ -83,14 +145,52 @@ def test_one_dishonest_trainer_is_slashed_and_the_model_learns(tmp_path: Path, c
     assert changes["inference"] < 0
 
 
-def test_a_killed_validator_stops_nobody_and_catches_up(tmp_path: Path, cache: Path) -> None:
-    report = run(tmp_path / "net", cache, "--kill-validator")
-    assert report.killed == "validator-3"
-    assert [each.exit_code for each in report.processes if each.name == "validator-3"] == [-9, 0]
-    assert report.caught_up
-    assert len(set(report.state_roots.values())) == 1
-    assert "validator-3" in report.state_roots
+def test_a_network_with_faults_goes_on_after_its_epoch(kept: Kept) -> None:
+    report = kept.report
+    assert kept.exit_code == 0
+    assert kept.status["height"] > report.agreement_height
+    assert [peer["roles"] for peer in kept.status["peers"]].count(["validator"]) == 3
     assert report.round_outcome == "accepted"
+    assert sorted(outcomes(report).values()) == ["accepted", "accepted", "accepted", "slashed"]
+    assert {each.after - each.before for each in report.bonds.values()} == {0}
+    assert report.equivocations == []
+    assert set(report.state_roots) == {f"validator-{number}" for number in (1, 2, 3, 4)}
+    assert len(set(report.state_roots.values())) == 1
+
+
+def survived(fault: FaultReport, report: Report) -> None:
+    """It began in its phase and ended while the epoch went on; the others decided blocks, and then the node did too."""
+    assert fault.began_in == fault.phase
+    assert fault.ended_in in {"voting", "joining", "training", "revealing", "scoring"}
+    assert 0 < fault.height_before < fault.height_after < fault.signed_height <= report.agreement_height
+    assert report.storage[fault.node].held == report.storage[fault.node].assigned
+
+
+def test_a_validator_that_stands_still_for_20_s_catches_up(kept: Kept) -> None:
+    fault = kept.fault("stop")
+    assert (fault.node, fault.ended_in, fault.facts) == ("validator-2", "voting", "stood still")
+    survived(fault, kept.report)
+    assert "validator-2 goes on after SIGCONT" in kept.said
+    # Its vote counts: it is in the committee, and the others waited for it.
+    assert [each.tally["voters"] for each in kept.report.accepted] == [4]
+
+
+def test_a_killed_validator_stops_nobody_and_catches_up(kept: Kept) -> None:
+    fault = kept.fault("kill")
+    assert (fault.node, fault.facts) == ("validator-3", "was killed")
+    survived(fault, kept.report)
+    assert [each.exit_code for each in kept.report.processes if each.name == "validator-3"] == [-9, 0]
+
+
+def test_a_validator_that_is_cut_off_for_20_s_catches_up(kept: Kept, why_no_namespaces: str) -> None:
+    if why_no_namespaces:
+        pytest.skip(why_no_namespaces)
+    fault = kept.fault("partition")
+    assert (fault.node, fault.ended_in) == ("validator-4", "scoring")
+    survived(fault, kept.report)
+    assert fault.facts.startswith("was cut off at height ")
+    own_height = int(fault.facts.rsplit(" ", 1)[1])
+    assert own_height <= fault.height_before + 1 < fault.height_after
 
 
 def test_without_a_dishonest_trainer_nobody_is_slashed(tmp_path: Path, cache: Path) -> None:

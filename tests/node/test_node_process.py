@@ -180,6 +180,12 @@ def test_a_node_decides_serves_and_goes_on_after_a_kill(tmp_path: Path) -> None:
             assert status["height"] >= 3
             assert status["supply"]["conserved"] is True
             assert api.get("/v1/status", headers={"Authorization": "Bearer wrong"}).status_code == 401
+            block = api.get("/v1/blocks/3").json()
+            assert (block["height"], block["round"], block["transactions"]) == (3, 0, 0)
+            assert block["proposer"] == format_address(KEY.address)
+            assert block["signers"] == [format_address(KEY.address)]
+            beyond = api.get("/v1/blocks/1000000")
+            assert (beyond.status_code, beyond.json()["error"]["message"][:24]) == (404, "no such block: 1000000, ")
         assert (home.home / "api.json").stat().st_mode & 0o777 == 0o600
         process = psutil.Process(node.process.pid)
         assert process.memory_info().rss < 120 * 1024 * 1024
