@@ -170,6 +170,26 @@ HEADER_BYTES_MAX: Final = 2 * KIB
 CERTIFICATE_BYTES_MAX: Final = 32 * KIB
 VALIDATOR_SET_BYTES_MAX: Final = 32 * KIB
 
+# light client
+WITNESSES_MAX: Final = 3
+"""Peers asked to show their header of a height before it is trusted."""
+WITNESSES_AGREE_MIN: Final = 1
+"""Of them, how many have to show the same."""
+WITNESS_PATIENCE_S: Final = 2.0
+"""For a witness that doesn't answer, that lags, or that isn't there."""
+WITNESS_PAUSE_S: Final = 30.0
+"""For which a witness that was waited for in vain isn't asked."""
+LIGHT_QUERY_TIMEOUT_S: Final = 5.0
+LIGHT_RETRY_S: Final = 1.0
+LIGHT_RETRY_S_MAX: Final = 8.0
+"""Before the only peer that there is is asked again for what it didn't show; doubled each time."""
+LIGHT_BLOCKS_MAX: Final = 32
+"""Trusted light blocks that are kept, the newest ones."""
+LIGHT_BACKWARD_HEADERS_MAX: Final = 4096
+"""How far below a trusted header an old one is looked up by parent ids."""
+LIGHT_WANTED_MAX: Final = 64
+"""Old headers looked up at a time."""
+
 # data
 SEGMENT_BYTES_MAX: Final = 4 * KIB
 SEGMENTS_MAX: Final = 64

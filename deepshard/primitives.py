@@ -170,6 +170,19 @@ def parse_address(text: str) -> bytes:
     return raw[:20]
 
 
+def parse_block_reference(text: str) -> tuple[int, bytes]:
+    """A block that a person names as HEIGHT:ID, the id as 64 hexadecimal digits.
+
+    Raises:
+        UsageError: it isn't one.
+    """
+    height, _, block_id = text.strip().partition(":")
+    is_height = height.isascii() and height.isdigit() and len(height) <= 18 and int(height) >= 1
+    if not is_height or len(block_id) != 64 or not set(block_id) <= set("0123456789abcdefABCDEF"):
+        raise UsageError(f"{text!r} names no block: give HEIGHT:ID, with the block id as 64 hexadecimal digits")
+    return int(height), bytes.fromhex(block_id)
+
+
 def format_amount(units: int) -> str:
     """Human form of an amount in base units: tokens with up to nine decimals, trailing zeros cut."""
     sign = "-" if units < 0 else ""

@@ -5,6 +5,8 @@ verification takes any later one: more than a third of the power trusted now mus
 honest validator has, while the trusted ones still have stake to lose), and more than two thirds of its own set
 (Braithwaite et al., arXiv 2010.07031, section 3). Trust lasts for the trusting period, which has to be shorter than
 the unbonding delay. Time is an argument.
+
+`light_client` makes a client of it, which asks peers and compares what they show.
 """
 
 from __future__ import annotations
@@ -15,7 +17,12 @@ from deepshard.consensus.types import CommitCertificate, Header
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.encoding import Record, decode
 from deepshard.errors import LocalError, RemoteError
-from deepshard.limits import CERTIFICATE_BYTES_MAX, CLOCK_DRIFT_MS_MAX, HEADER_BYTES_MAX, VALIDATOR_SET_BYTES_MAX
+from deepshard.limits import (
+    CERTIFICATE_BYTES_MAX,
+    CLOCK_DRIFT_MS_MAX,
+    HEADER_BYTES_MAX,
+    VALIDATOR_SET_BYTES_MAX,
+)
 from deepshard.primitives import Digest, Height
 
 
@@ -43,10 +50,19 @@ class TrustExpired(LocalError):
 
     def __init__(self, trusted_height: int, age_ms: int, trusting_period_ms: int) -> None:
         super().__init__(
-            f"trusted header {trusted_height} is {age_ms} ms old, trust lasts {trusting_period_ms} ms: "
-            "start again from a recent header of a source you trust"
+            f"what is trusted, height {trusted_height}, is {_duration(age_ms)} old, and trust lasts "
+            f"{_duration(trusting_period_ms)} on this network: take height and block id of a recent block from "
+            "somebody you trust, and give them as --trust HEIGHT:ID"
         )
         self.trusted_height, self.age_ms, self.trusting_period_ms = trusted_height, age_ms, trusting_period_ms
+
+
+class WrongTrustedHeader(LocalError):
+    """A peer's header is not the one that a person named: the peer lies, or the person was told wrong."""
+
+    def __init__(self, height: int, expected: bytes, shown: bytes) -> None:
+        super().__init__(f"the header of height {height} that a peer shows is {shown.hex()}, not {expected.hex()}")
+        self.height, self.expected, self.shown = height, expected, shown
 
 
 class LightBlock(Record, frozen=True):
@@ -77,6 +93,25 @@ def trust_genesis(chain_id: str, genesis_hash: bytes, time_ms: int, validators: 
     return LightState(chain_id, 0, genesis_hash, time_ms, validators, validators.hash(), None)
 
 
+def trust_header(
+    chain_id: str, block: LightBlock, block_id: bytes, *, now_ms: int, trusting_period_ms: int
+) -> LightState:
+    """Trust a header because a person vouches for its id; what comes with it is still checked.
+
+    Raises:
+        WrongTrustedHeader: its id isn't `block_id`.
+        InvalidLightBlock: of another chain or time, or with validators or a certificate that aren't its own.
+        TrustExpired: it is too old.
+    """
+    shown = block.header.block_id()
+    if shown != block_id:
+        raise WrongTrustedHeader(block.header.height, block_id, shown)
+    _check_block(chain_id, -1, block, now_ms)
+    trusted = trusted_state(chain_id, block)
+    check_trust(trusted, now_ms, trusting_period_ms)
+    return trusted
+
+
 def decode_light_block(header: bytes, certificate: bytes, validators: bytes) -> LightBlock:
     """Decode a light block from its three parts, each within its own bound.
 
@@ -98,7 +133,7 @@ def verify_sequential(trusted: LightState, block: LightBlock, *, now_ms: int, tr
         TrustExpired: the trusted header is too old.
         InvalidLightBlock: not the next height, not its child, of other validators than announced, or forged.
     """
-    _check_trust(trusted, now_ms, trusting_period_ms)
+    check_trust(trusted, now_ms, trusting_period_ms)
     header = block.header
     if header.height != trusted.height + 1:
         raise InvalidLightBlock(f"header {header.height}, expected {trusted.height + 1}")
@@ -108,8 +143,8 @@ def verify_sequential(trusted: LightState, block: LightBlock, *, now_ms: int, tr
         )
     if header.validators_hash != trusted.next_validators_hash:
         raise InvalidLightBlock(f"header {header.height} has other validators than header {trusted.height} announced")
-    _check_block(trusted, block, now_ms)
-    return _trust(trusted, block)
+    _check_block(trusted.chain_id, trusted.time_ms, block, now_ms)
+    return trusted_state(trusted.chain_id, block)
 
 
 def verify_skipping(trusted: LightState, block: LightBlock, *, now_ms: int, trusting_period_ms: int) -> LightState:
@@ -122,7 +157,7 @@ def verify_skipping(trusted: LightState, block: LightBlock, *, now_ms: int, trus
     """
     if block.header.height == trusted.height + 1:
         return verify_sequential(trusted, block, now_ms=now_ms, trusting_period_ms=trusting_period_ms)
-    _check_trust(trusted, now_ms, trusting_period_ms)
+    check_trust(trusted, now_ms, trusting_period_ms)
     if block.header.height <= trusted.height:
         raise InvalidLightBlock(f"header {block.header.height} is not later than the trusted {trusted.height}")
     # An address is the hash of its key, so signers shared by address are shared by key. A signer named twice would be
@@ -131,39 +166,45 @@ def verify_skipping(trusted: LightState, block: LightBlock, *, now_ms: int, trus
     power = sum(trusted.validators.power_of(address) for address in signers)
     if not trusted.validators.has_honest(power):
         raise InsufficientTrust(trusted.height, block.header.height, power, trusted.validators.total_power)
-    _check_block(trusted, block, now_ms)
-    return _trust(trusted, block)
+    _check_block(trusted.chain_id, trusted.time_ms, block, now_ms)
+    return trusted_state(trusted.chain_id, block)
 
 
-def _check_trust(trusted: LightState, now_ms: int, trusting_period_ms: int) -> None:
+def check_trust(trusted: LightState, now_ms: int, trusting_period_ms: int) -> None:
+    """Check that a trusted state is young enough to verify from.
+
+    Raises:
+        TrustExpired: it isn't.
+    """
     age_ms = now_ms - trusted.time_ms
     if age_ms >= trusting_period_ms:
         raise TrustExpired(trusted.height, age_ms, trusting_period_ms)
 
 
-def _check_block(trusted: LightState, block: LightBlock, now_ms: int) -> None:
+def _check_block(chain_id: str, trusted_time_ms: int, block: LightBlock, now_ms: int) -> None:
     header = block.header
-    if header.version != BLOCK_VERSION or header.chain_id != trusted.chain_id:
+    if header.version != BLOCK_VERSION or header.chain_id != chain_id:
         raise InvalidLightBlock(
             f"header {header.height} is of version {header.version} and chain {header.chain_id!r}, "
-            f"expected {BLOCK_VERSION} and {trusted.chain_id!r}"
+            f"expected {BLOCK_VERSION} and {chain_id!r}"
         )
-    if not trusted.time_ms < header.time_ms <= now_ms + CLOCK_DRIFT_MS_MAX:
+    if not trusted_time_ms < header.time_ms <= now_ms + CLOCK_DRIFT_MS_MAX:
         raise InvalidLightBlock(
-            f"header {header.height} has time {header.time_ms}, trusted is {trusted.time_ms}, now {now_ms} ms"
+            f"header {header.height} has time {header.time_ms}, trusted is {trusted_time_ms}, now {now_ms} ms"
         )
     if header.validators_hash != block.validators.hash():
         raise InvalidLightBlock(f"header {header.height} comes with validators that aren't its own")
     try:
-        verify_certificate(trusted.chain_id, block.validators, block.certificate, header.block_id(), header.height)
+        verify_certificate(chain_id, block.validators, block.certificate, header.block_id(), header.height)
     except InvalidCertificate as error:
         raise InvalidLightBlock(f"header {header.height}: {error}") from error
 
 
-def _trust(trusted: LightState, block: LightBlock) -> LightState:
+def trusted_state(chain_id: str, block: LightBlock) -> LightState:
+    """What is trusted once `block` has been verified."""
     header = block.header
     return LightState(
-        trusted.chain_id,
+        chain_id,
         header.height,
         header.block_id(),
         header.time_ms,
@@ -171,3 +212,10 @@ def _trust(trusted: LightState, block: LightBlock) -> LightState:
         header.next_validators_hash,
         header,
     )
+
+
+def _duration(ms: int) -> str:
+    for unit, size in (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000)):
+        if ms >= 2 * size:
+            return f"{ms / size:.1f} {unit}"
+    return f"{ms / 1000:g} s"

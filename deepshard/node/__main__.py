@@ -35,6 +35,13 @@ def main(
     genesis: Annotated[
         str | None, typer.Option(envvar="DEEPSHARD_GENESIS", help="Genesis file of the network to join.")
     ] = None,
+    trust: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DEEPSHARD_TRUST",
+            help="HEIGHT:ID of a recent block that you know to be right: where an inference node begins to trust.",
+        ),
+    ] = None,
     http: Annotated[
         str | None,
         typer.Option(envvar="DEEPSHARD_HTTP", help="HOST:PORT of the HTTP API; its token is in HOME/api.json."),
@@ -91,6 +98,7 @@ def main(
         "peers": peers,
         "roles": roles,
         "genesis": genesis,
+        "trust": trust,
         "http": http,
         "log_format": log_format,
         "log_level": log_level,

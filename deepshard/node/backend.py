@@ -108,6 +108,8 @@ class NodeBackend:
         elif self._light is not None:
             trusted = self._light.trusted
             status |= {"height": trusted.height, "block_id": trusted.block_id.hex(), "caught_up": trusted.height > 0}
+            status |= {"witnesses": len(self._light.witnesses), "unwitnessed": self._light.unwitnessed}
+            status |= {"attacked": self._light.attack is not None}
             status |= {} if trusted.header is None else {"manifest": trusted.header.manifest.hex()}
             status |= {} if trusted.header is None else {"state_root": trusted.header.state_root.hex()}
         if self._inference is not None and self._inference.serving is not None:

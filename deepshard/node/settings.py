@@ -10,6 +10,7 @@ import msgspec
 
 from deepshard.errors import UsageError
 from deepshard.net.endpoints import parse_endpoint
+from deepshard.primitives import parse_block_reference
 
 ROLES = ("validator", "trainer", "informant", "inference")
 LogFormat = Literal["json", "console"]
@@ -24,6 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     peers: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     genesis: str = ""
+    trust: str = ""
     http: str = "127.0.0.1:7421"
     log_format: LogFormat = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -73,6 +75,10 @@ def _checked(settings: Settings) -> Settings:
             parse_endpoint(getattr(settings, name))
     for peer in settings.peers:
         parse_endpoint(peer)
+    if settings.trust:
+        parse_block_reference(settings.trust)
+        if settings.roles != ("inference",):
+            raise UsageError("--trust is for light clients, and so for a node whose only role is inference")
     if not settings.genesis:
         raise UsageError("no genesis file: name the network to join with --genesis FILE")
     if settings.micro_batch < 1:

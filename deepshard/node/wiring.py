@@ -20,7 +20,7 @@ from deepshard.net.network import Network
 from deepshard.net.types import NetworkEvent
 from deepshard.node.backend import NodeBackend
 from deepshard.node.settings import Settings
-from deepshard.primitives import parse_amount, tagged_hash
+from deepshard.primitives import parse_amount, parse_block_reference, tagged_hash
 from deepshard.services.chain import ChainService
 from deepshard.services.curator import Curator
 from deepshard.services.executor import snapshot_interval
@@ -125,7 +125,14 @@ class Node:
         self.registry = WeightsRegistry(lambda: self.exchange, lambda: None if self._view is None else self._view.state)
         self.exchange = ShardExchange(network=self.network, store=self.chunks, may_fetch=self.registry.may_fetch)
         if roles == ("inference",):
-            self._light = LightClient(genesis=genesis, network=self.network, journal=self._journal, now_ms=now_ms)
+            self._light = LightClient(
+                genesis=genesis,
+                network=self.network,
+                journal=self._journal,
+                now_ms=now_ms,
+                trust=parse_block_reference(settings.trust) if settings.trust else None,
+            )
+            self._light.check()
             self._wallet = Wallet(key, genesis.chain_id, self._light, journal=self._journal)
         else:
             self._store = ChainStore(home / "chain.sqlite", genesis_hash=genesis.hash())

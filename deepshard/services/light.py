@@ -1,31 +1,43 @@
 """The light client: follows certified headers and reads the state by Merkle proof; and the full node's other half.
 
-A light node asks any full peer and trusts none: a header counts when its commit certificate does, a record when its
-proof leads to a certified state root.
+A light node asks any full peer and trusts none: a header counts when its commit certificate does and other peers show
+the same, a record when its proof leads to a certified state root.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import os
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import structlog
 import trio
 
 from deepshard.actors import Mailbox, Reply
-from deepshard.consensus.light import (
-    InsufficientTrust,
-    InvalidLightBlock,
-    LightState,
-    decode_light_block,
-    trust_genesis,
-    verify_sequential,
-    verify_skipping,
+from deepshard.consensus.light import InvalidLightBlock, LightState, trust_genesis
+from deepshard.consensus.light_client import LightClientCore
+from deepshard.consensus.light_events import (
+    AskHeaders,
+    Attacked,
+    Effect,
+    Event,
+    Expired,
+    HeaderFound,
+    HeadersShown,
+    HeaderWanted,
+    LightAttack,
+    Mismatch,
+    PeerAt,
+    PeerGone,
+    Penalise,
+    SavedTrust,
+    TimePassed,
+    Trusted,
+    Unwitnessed,
 )
-from deepshard.consensus.types import Block
+from deepshard.consensus.types import Block, Header
 from deepshard.disk.chain import ChainStore
-from deepshard.disk.journal import Journal
 from deepshard.encoding import decode, encode
 from deepshard.errors import LocalError, RemoteError
 from deepshard.ledger.genesis import genesis_state
@@ -33,7 +45,7 @@ from deepshard.ledger.keys import account_key, chain_key, licence_key, model_key
 from deepshard.ledger.params import Genesis
 from deepshard.ledger.records import Account, Chain, Licence, ModelVersion
 from deepshard.ledger.trie import Proof, verify_proof
-from deepshard.limits import BLOCK_BYTES_MAX, BODY_BYTES_MAX, PEERS_REMEMBERED_MAX, SYNC_BLOCKS_MAX
+from deepshard.limits import BLOCK_BYTES_MAX, BODY_BYTES_MAX
 from deepshard.net.types import NetworkPort, PeerDown, PeerInfo, PeerUp, Received
 from deepshard.services.executor import validators_of
 from deepshard.services.view import ChainView
@@ -44,9 +56,37 @@ T = TypeVar("T")
 TRUSTING_PERIOD_MS = 7 * 24 * 3600 * 1000
 QUERY_TIMEOUT_S = 5.0
 QUERY_ATTEMPTS = 6
+TICK_S = 0.5
 PROOF_BYTES_MAX = 32 * 1024
 RECORD_BYTES_MAX = 256 * 1024
-_TRUST_KEY = "light/trusted"
+TRUST_BYTES_MAX = 8 * 1024 * 1024
+HEADERS_CACHED_MAX = 256
+_TRUST_KEY = "light/trust"
+
+
+class LightAttackDetected(LocalError):
+    """Two headers of one height both follow from what was trusted: some of their signers are faulty."""
+
+    def __init__(self, attack: LightAttack) -> None:
+        first, second = attack.first.header, attack.second.header
+        super().__init__(
+            f"attack on light clients: {first.block_id().hex()} and {second.block_id().hex()} of height "
+            f"{first.height} are both signed by enough of the power trusted at height {attack.common_height}. Nothing "
+            "above that is trusted until you name a block that you know to be right: --trust HEIGHT:ID"
+        )
+        self.attack = attack
+
+
+class TrustKeeper(Protocol):
+    """Where trust is kept between two starts: durable and checksummed; `disk.journal.Journal` is one."""
+
+    def put(self, key: str, value: bytes) -> None:
+        """Store durably, replacing what was there."""
+        ...
+
+    def get(self, key: str) -> bytes | None:
+        """What was stored, or None."""
+        ...
 
 
 class LightServer:
@@ -89,37 +129,105 @@ class LightServer:
         await self._network.send(peer.public_key, Headers(request.request, tuple(headers)))
 
 
+@dataclass(slots=True)
+class _Query:
+    """A proof that was asked for; `held` is an answer whose header isn't trusted yet."""
+
+    peer: bytes
+    key: bytes
+    reply: Reply[tuple[int, bytes | None]]
+    held: ProofReply | None = None
+
+
 class LightClient:
     """Follows the chain without executing it; offers `ChainAccess` and `ChainReader` to wallet and inference."""
 
-    def __init__(self, *, genesis: Genesis, network: NetworkPort, journal: Journal, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        genesis: Genesis,
+        network: NetworkPort,
+        journal: TrustKeeper,
+        now_ms: Callable[[], int],
+        trust: tuple[int, bytes] | None = None,
+        needs_witness: bool = False,
+        heard: Callable[[Effect], None] | None = None,
+    ) -> None:
+        """Go on from what `journal` holds, unless `trust` names a header (height and block id) that it lacks.
+
+        Args:
+            genesis: of the network.
+            network: peers; full nodes among them are asked.
+            journal: keeps what is trusted.
+            now_ms: wall clock.
+            trust: see above.
+            needs_witness: whether a header waits for a second peer that shows it, or is trusted with a warning.
+            heard: told every effect of the core after it was performed; what it raises ends `run`.
+        """
         self._genesis = genesis
         self._network = network
         self._journal = journal
         self._now_ms = now_ms
+        self._heard = heard
         self.mailbox: Mailbox[Received | PeerUp | PeerDown] = Mailbox()
-        self.trusted: LightState = self._restore()
+        stored = journal.get(_TRUST_KEY)
+        self._core = LightClientCore(
+            trust_genesis(genesis.chain_id, genesis.hash(), genesis.time_ms, validators_of(genesis_state(genesis))),
+            trusting_period_ms=TRUSTING_PERIOD_MS,
+            salt=os.urandom(16),
+            saved=None if stored is None else decode(stored, SavedTrust, bytes_max=TRUST_BYTES_MAX),
+            trust=trust,
+            needs_witness=needs_witness,
+        )
         self._peer_heights: dict[bytes, int] = {}
-        self._asked: dict[int, tuple[bytes, float]] = {}
-        self._disappointments: Counter[bytes] = Counter()
-        self._proofs: dict[int, tuple[bytes, bytes, Reply[tuple[int, bytes | None]]]] = {}
-        self._roots: dict[int, bytes] = {}
+        self._queries: dict[int, _Query] = {}
+        self._headers: dict[int, Header] = {}
+        self._wanted: dict[int, Reply[Header]] = {}
         self._request = 0
         self._changed = trio.Event()
+        if self.trusted.header is not None:
+            self._headers[self.height] = self.trusted.header
 
-    def _restore(self) -> LightState:
-        stored = self._journal.get(_TRUST_KEY)
-        if stored is not None:
-            trusted = decode(stored, LightState, bytes_max=1 << 20)
-            if trusted.chain_id == self._genesis.chain_id:
-                return trusted
-        validators = validators_of(genesis_state(self._genesis))
-        return trust_genesis(self._genesis.chain_id, self._genesis.hash(), self._genesis.time_ms, validators)
+    def check(self) -> None:
+        """Check at the start that there is something to go on from.
+
+        Raises:
+            LightAttackDetected: before this start; no header was named since.
+            TrustExpired: what is trusted is too old, and no header was named.
+        """
+        if self._core.attack is not None:
+            raise LightAttackDetected(self._core.attack)
+        self._core.check_trust(self._now_ms())
+
+    @property
+    def trusted(self) -> LightState:
+        """What is trusted now; genesis before the first header."""
+        return self._core.trusted
 
     @property
     def height(self) -> int:
-        """Height of the newest verified header."""
-        return self.trusted.height
+        """Height of the newest trusted header."""
+        return self._core.trusted.height
+
+    @property
+    def attack(self) -> LightAttack | None:
+        """The attack that ended trust, if there was one."""
+        return self._core.attack
+
+    @property
+    def unwitnessed(self) -> bool:
+        """Whether no second peer has shown the newest header."""
+        return self._core.unwitnessed
+
+    @property
+    def primary(self) -> bytes | None:
+        """Public key of the peer whose headers are followed."""
+        return self._core.primary
+
+    @property
+    def witnesses(self) -> list[bytes]:
+        """Public keys of the peers that they are compared with."""
+        return self._core.witnesses(trio.current_time())
 
     # -- as seen by other services -----------------------------------------------------------------------------------
 
@@ -153,12 +261,19 @@ class LightClient:
         return model
 
     async def record(self, key: bytes, kind: type[T]) -> T | None:
-        """A record of the newest certified state, proven present or absent.
+        """A record of the newest certified state, proven present or absent; see `proven`."""
+        return (await self.proven(key, kind))[1]
+
+    async def proven(self, key: bytes, kind: type[T]) -> tuple[int, T | None]:
+        """A record and the height of the certified state that it is proven in; None if proven absent.
 
         Raises:
+            LightAttackDetected: nothing is trusted any more.
             LocalError: no peer answered with a valid proof in time.
         """
         for attempt in range(QUERY_ATTEMPTS):
+            if self._core.attack is not None:
+                raise LightAttackDetected(self._core.attack)
             peers = sorted(self._peer_heights, key=lambda peer: (-self._peer_heights[peer], peer))
             if not peers:
                 with trio.move_on_after(QUERY_TIMEOUT_S):
@@ -166,125 +281,158 @@ class LightClient:
                 continue
             peer = peers[attempt % len(peers)]
             self._request += 1
-            request, reply = self._request, Reply[tuple[int, bytes | None]]()
-            self._proofs[request] = (peer, key, reply)
+            request = self._request
+            query = self._queries[request] = _Query(peer, key, Reply())
             try:
                 await self._network.send(peer, ProofRequest(request, key))
-                _, value = await reply.get(QUERY_TIMEOUT_S)
+                height, value = await query.reply.get(QUERY_TIMEOUT_S)
             except LocalError as error:
                 _log.debug("light.no_proof", attempt=attempt, error=str(error))
                 with trio.move_on_after(1.0):
                     await self.changed()
                 continue
             finally:
-                self._proofs.pop(request, None)
-            return None if value is None else decode(value, kind, bytes_max=RECORD_BYTES_MAX)
+                self._queries.pop(request, None)
+            return height, None if value is None else decode(value, kind, bytes_max=RECORD_BYTES_MAX)
         raise LocalError(f"no peer proved {key[:16]!r} in {QUERY_ATTEMPTS} attempts: are validators reachable?")
+
+    async def header(self, height: int) -> Header:
+        """The certified header of any height from 1 up to the newest trusted one.
+
+        Raises:
+            LocalError: it isn't within reach, or no peer showed it in time.
+        """
+        if height in self._headers:
+            return self._headers[height]
+        if not 1 <= height < self.height:
+            raise LocalError(f"no header of height {height} is trusted, the newest is {self.height}")
+        reply = self._wanted.get(height)
+        if reply is None:
+            reply = self._wanted[height] = Reply()
+            await self._apply(HeaderWanted(height))
+        return await reply.get(QUERY_ATTEMPTS * QUERY_TIMEOUT_S)
 
     # -- the actor ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Follow the chain until cancelled."""
+        """Follow the chain until cancelled.
+
+        Raises:
+            TrustExpired: what is trusted has become too old to go on from.
+        """
+        if self._core.attack is not None:
+            _log.error("light.attack", **_facts(self._core.attack))
         while True:
             event: Received | PeerUp | PeerDown | None = None
-            with trio.move_on_after(1.0):
+            with trio.move_on_after(TICK_S):
                 event = await self.mailbox.get()
             try:
                 await self._handle(event)
             except RemoteError as error:
                 assert isinstance(event, Received)
                 self._network.penalise(event.peer.public_key, error)
-            await self._ask_headers()
 
     async def _handle(self, event: Received | PeerUp | PeerDown | None) -> None:
         """Take one event; consensus gossip, which reaches a light client only by mistake, is not looked at."""
         match event:
-            case PeerUp(peer=peer):
-                self._peer_heights.setdefault(peer.public_key, 0)
+            case None:
+                await self._apply(TimePassed())
             case PeerDown(peer=peer):
                 self._peer_heights.pop(peer.public_key, None)
+                await self._apply(PeerGone(peer.public_key))
             case Received(peer=peer, message=Status(height=height)):
                 self._peer_heights[peer.public_key] = height
+                await self._apply(PeerAt(peer.public_key, height))
             case Received(peer=peer, message=Headers() as reply):
-                asked = self._asked.get(reply.request)
-                if asked is not None and asked[0] == peer.public_key:
-                    del self._asked[reply.request]
-                    if not self._take_headers(reply):
-                        self._disappoint(peer.public_key)
+                await self._apply(HeadersShown(peer.public_key, reply.request, reply.headers))
             case Received(peer=peer, message=ProofReply() as reply):
                 await self._take_proof(peer, reply)
+            case _:
+                pass
 
-    async def _ask_headers(self) -> None:
-        """Ask one peer at a time; who claims a height and shows nothing for it is asked after the others."""
-        now = trio.current_time()
-        for number, (peer, asked_at) in list(self._asked.items()):
-            if asked_at <= now - QUERY_TIMEOUT_S:
-                del self._asked[number]
-                self._disappoint(peer)
-        ahead = [peer for peer, height in self._peer_heights.items() if height > self.height]
-        if not ahead or self._asked:
-            return
-        peer = min(ahead, key=lambda key: (self._disappointments[key], -self._peer_heights[key], key))
-        self._request += 1
-        self._asked[self._request] = (peer, now)
-        await self._network.send(peer, HeadersRequest(self._request, self.height + 1, SYNC_BLOCKS_MAX))
+    async def _apply(self, event: Event) -> None:
+        effects = self._core.apply(event, now=trio.current_time(), now_ms=self._now_ms())
+        for effect in effects:
+            await self._perform(effect)
+            if self._heard is not None:
+                self._heard(effect)
 
-    def _disappoint(self, peer: bytes) -> None:
-        if len(self._disappointments) > PEERS_REMEMBERED_MAX:
-            self._disappointments.clear()
-        self._disappointments[peer] += 1
+    async def _perform(self, effect: Effect) -> None:
+        match effect:
+            case AskHeaders(peer=peer, request=request, from_height=first, count=count):
+                await self._network.send(peer, HeadersRequest(request, first, count))
+            case Penalise(peer=peer, error=error):
+                self._network.penalise(peer, error)
+            case Trusted(headers=headers):
+                self._journal.put(_TRUST_KEY, encode(self._core.saved()))
+                self._learn(headers)
+            case HeaderFound(height=height, header=header):
+                reply = self._wanted.pop(height, None)
+                if header is not None:
+                    self._learn((header,))
+                    if reply is not None:
+                        reply.set(header)
+                elif reply is not None:
+                    reply.fail(LocalError(f"no header of height {height} is within reach"))
+            case Attacked(attack=attack, witness=witness):
+                self._journal.put(_TRUST_KEY, encode(self._core.saved()))
+                self._headers = {h: header for h, header in self._headers.items() if h <= attack.common_height}
+                _log.error("light.attack", witness=witness.hex(), **_facts(attack))
+                self._wake()
+            case Unwitnessed(height=height):
+                _log.warning("light.unwitnessed", height=height)
+            case Mismatch(peer=peer, error=error):
+                _log.warning("light.other_header", peer=peer.hex(), error=str(error))
+            case Expired(error=error):
+                raise error
 
-    def _take_headers(self, reply: Headers) -> bool:
-        """Skip to the last header where the trusted validators still vouch for it, else go one by one.
+    def _learn(self, headers: tuple[Header, ...]) -> None:
+        """Keep headers that are trusted now, and look at proofs that waited for one."""
+        self._headers |= {header.height: header for header in headers}
+        for height in sorted(self._headers)[:-HEADERS_CACHED_MAX]:
+            del self._headers[height]
+        for query in list(self._queries.values()):
+            if query.held is not None and query.held.height in self._headers and not query.reply.done:
+                try:
+                    self._settle(query, query.held)
+                except RemoteError as error:
+                    self._network.penalise(query.peer, error)
+        self._wake()
 
-        Whether there was anything new.
-        """
-        blocks = [decode_light_block(*parts) for parts in reply.headers]
-        blocks = [block for block in blocks if block.header.height > self.height]
-        if not blocks:
-            return False
-        try:
-            self._trust(
-                verify_skipping(self.trusted, blocks[-1], now_ms=self._now_ms(), trusting_period_ms=TRUSTING_PERIOD_MS)
-            )
-        except InsufficientTrust:
-            for block in blocks:
-                self._trust(
-                    verify_sequential(self.trusted, block, now_ms=self._now_ms(), trusting_period_ms=TRUSTING_PERIOD_MS)
-                )
-        # State roots of skipped heights are kept too, as far as their hashes chain to the certified header.
-        child = self.trusted.header
-        for block in reversed(blocks[:-1]):
-            if child is None or block.header.block_id() != child.parent_id:
-                break
-            self._roots[block.header.height] = block.header.state_root
-            child = block.header
-        return True
-
-    def _trust(self, trusted: LightState) -> None:
-        self.trusted = trusted
-        if trusted.header is not None:
-            self._roots[trusted.height] = trusted.header.state_root
-        for height in [height for height in self._roots if height < trusted.height - 256]:
-            del self._roots[height]
-        self._journal.put(_TRUST_KEY, encode(trusted))
+    def _wake(self) -> None:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
     async def _take_proof(self, peer: PeerInfo, reply: ProofReply) -> None:
-        """Check a proof against the certified root of its height, fetching the header first where it is newer."""
-        waiting = self._proofs.get(reply.request)
-        if waiting is None or waiting[0] != peer.public_key or waiting[2].done:
+        """Check a proof against the certified root of its height; it waits for a header that isn't here yet."""
+        query = self._queries.get(reply.request)
+        if query is None or query.peer != peer.public_key or query.reply.done or query.held is not None:
             return
-        root = self._roots.get(reply.height)
-        if root is None and reply.height == 0:
-            root = genesis_state(self._genesis).root
-        if root is None:
-            self._peer_heights[peer.public_key] = max(reply.height, self._peer_heights.get(peer.public_key, 0))
-            waiting[2].fail(LocalError("the proof is of a height whose header is not here yet"))
-            return
-        proof = decode(reply.proof, Proof, bytes_max=PROOF_BYTES_MAX)
         if reply.height < self.height - 64:
             raise InvalidLightBlock(f"a proof of height {reply.height} came, the chain is at {self.height}")
-        verify_proof(root, waiting[1], reply.value, proof)
-        waiting[2].set((reply.height, reply.value))
+        if reply.height in self._headers or reply.height == 0:
+            self._settle(query, reply)
+            return
+        query.held = reply
+        if reply.height < self.height and reply.height not in self._wanted:
+            await self._apply(HeaderWanted(reply.height))
+        elif reply.height > self.height and peer.public_key in self._peer_heights:
+            self._peer_heights[peer.public_key] = max(reply.height, self._peer_heights[peer.public_key])
+            await self._apply(PeerAt(peer.public_key, self._peer_heights[peer.public_key]))
+
+    def _settle(self, query: _Query, reply: ProofReply) -> None:
+        root = self._headers[reply.height].state_root if reply.height else genesis_state(self._genesis).root
+        verify_proof(root, query.key, reply.value, decode(reply.proof, Proof, bytes_max=PROOF_BYTES_MAX))
+        query.reply.set((reply.height, reply.value))
+
+
+def _facts(attack: LightAttack) -> dict[str, object]:
+    """An attack as a line of the log says it."""
+    first, second = attack.first.header, attack.second.header
+    return {
+        "height": first.height,
+        "first": first.block_id().hex(),
+        "second": second.block_id().hex(),
+        "common_height": attack.common_height,
+        "common": attack.common_id.hex(),
+    }

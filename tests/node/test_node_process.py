@@ -249,6 +249,9 @@ def test_every_wrong_start_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text('{"chain_id": "x"}')
     assert "genesis" in home.refused(genesis=str(tmp_path / "broken.json"))
     assert "unknown role" in home.refused(roles="emperor")
+    for wrong in ("7", "x:" + "ab" * 32, "7:abcd", "0:" + "ab" * 32):
+        assert "HEIGHT:ID" in home.refused(roles="inference", trust=wrong)
+    assert "inference" in home.refused(trust="7:" + "ab" * 32)
     assert "keys new" in home.refused(home=str(tmp_path / "empty"))
     assert "127.0.0.1" in home.refused(peers="127.0.0.1")
     assert "is not TOML" in home.refused(config=str(tmp_path / "broken.json"))

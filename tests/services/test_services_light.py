@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -64,8 +65,23 @@ async def test_an_answer_by_somebody_else_does_not_end_the_question(
         nursery.start_soon(port.deliver, light.mailbox.put)
         await asked.send(port.info.public_key, Status(5))
         await trio.testing.wait_all_tasks_blocked()
-        [number] = light._asked
-        await other.send(port.info.public_key, Headers(number, ()))
+        [question] = [event async for event in _received(asked)]
+        await other.send(port.info.public_key, Headers(question.request, ()))
         await trio.testing.wait_all_tasks_blocked()
-        assert list(light._asked) == [number]
+        before = light.primary
+        await asked.send(port.info.public_key, Headers(question.request, ()))
+        await trio.testing.wait_all_tasks_blocked()
+        assert (before, light.primary) == (asked.info.public_key, None)
         nursery.cancel_scope.cancel()
+
+
+async def _received(port: MemoryPort) -> AsyncIterator[HeadersRequest]:
+    """Requests that have come so far."""
+    await trio.lowlevel.checkpoint()
+    while True:
+        try:
+            event = port.events.receive_nowait()
+        except trio.WouldBlock:
+            return
+        if isinstance(event, Received) and isinstance(event.message, HeadersRequest):
+            yield event.message

@@ -26,6 +26,12 @@ LOCAL_POLICY: Final = frozenset(
         "KEY_FILE_BYTES_MAX",
         "LEARNED_DIAL_FAILURES_MAX",
         "LEAVES_CACHED_MAX",
+        "LIGHT_BACKWARD_HEADERS_MAX",
+        "LIGHT_BLOCKS_MAX",
+        "LIGHT_QUERY_TIMEOUT_S",
+        "LIGHT_RETRY_S",
+        "LIGHT_RETRY_S_MAX",
+        "LIGHT_WANTED_MAX",
         "LINK_CLOSE_TIMEOUT_S",
         "MAILBOX_MESSAGES_MAX",
         "NETWORK_EVENTS_MAX",
@@ -34,6 +40,7 @@ LOCAL_POLICY: Final = frozenset(
         "PARTIALS_MAX",
         "PARTIAL_AGE_S_MAX",
         "PEERS_REMEMBERED_MAX",
+        "WITNESS_PAUSE_S",
     }
 )
 """Queues, files, the local HTTP interface and how one's own dialling behaves: no peer can tell their values."""
