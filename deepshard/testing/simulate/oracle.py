@@ -1,0 +1,214 @@
+"""What must hold in every run, judged from outside: from what honest nodes sign, publish and find on their disks.
+
+The first violation ends the run.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from deepshard.consensus.types import Header, Proposal, Vote, VoteKind
+from deepshard.consensus.validators import ValidatorSet
+from deepshard.encoding import decode
+from deepshard.errors import RemoteError
+from deepshard.ledger.state import State
+from deepshard.primitives import ZERO_DIGEST
+from deepshard.services.executor import validators_of
+from deepshard.testing.simulate.log import EventLog
+from deepshard.wire.messages import BlockProposal, Message, Votes
+
+
+class Oracle:
+    """Keeps what honest nodes have said and done.
+
+    Attributes:
+        violation: the first broken promise, or None.
+        forked: whether conflicting blocks were decided by honest nodes, which more than a third of the power can cause.
+        blocks: block id by height, as first decided.
+        finality_s: for each honest node and height, virtual seconds from the proposal to the decision.
+    """
+
+    def __init__(
+        self, log: EventLog, *, honest: frozenset[bytes], beyond: bool, genesis: State, stop: Callable[[], None]
+    ) -> None:
+        self.violation: str | None = None
+        self.forked = False
+        self.blocks: dict[int, bytes] = {}
+        self.finality_s: list[float] = []
+        self.votes: dict[bytes, Vote | None] = {}
+        """Every vote that reached or left an honest node, by its encoding; None for what isn't one."""
+        self.proposals: dict[bytes, Proposal | None] = {}
+        self._log, self._honest, self._beyond, self._stop = log, honest, beyond, stop
+        self._sets: dict[int, ValidatorSet] = {1: validators_of(genesis)}
+        self._states: dict[tuple[int, bytes], bytes] = {}
+        self._signed: dict[tuple[bytes, int, int, int], tuple[bytes, int]] = {}
+        self._precommits: defaultdict[tuple[bytes, int], dict[int, bytes]] = defaultdict(dict)
+        self._proposed_at: dict[bytes, float] = {}
+        self._tallies: defaultdict[tuple[int, int, bytes], set[bytes]] = defaultdict(set)
+        self._tips: dict[str, tuple[int, bytes]] = {}
+
+    def fail(self, violation: str) -> None:
+        """A promise is broken."""
+        if self.violation is None:
+            self.violation = violation
+            self._log.add("VIOLATION", "-", promise=violation)
+            self._stop()
+
+    # -- decisions ----------------------------------------------------------------------------------------------------
+
+    def decided(self, node: str, header: Header, state: State, now: float) -> None:
+        """An honest node has published a block."""
+        height, block_id = header.height, header.block_id()
+        first = self.blocks.setdefault(height, block_id)
+        self._log.add("decided", node, height=height, block=block_id.hex()[:16], state=state.root.hex()[:16])
+        if first != block_id:
+            self.forked = True
+            self._log.seen["forked"] += 1
+            if not self._beyond:
+                self.fail(f"height {height}: {node} decided {block_id.hex()[:16]}, others {first.hex()[:16]}")
+            return
+        tip = self._tips.get(node, (0, b""))
+        if height < tip[0] or (height == tip[0] and block_id != tip[1]):
+            self.fail(f"{node} had decided height {tip[0]} and is back at height {height}")
+        self._tips[node] = height, block_id
+        proposed = self._proposed_at.get(block_id)
+        if proposed is not None and height > tip[0]:
+            self.finality_s.append(now - proposed)
+        if (height, state.root) in self._states:
+            return
+        self._states[height, state.root] = block_id
+        if state.root != header.state_root:
+            self.fail(f"{node} has state root {state.root.hex()[:16]} at height {height}, its header another")
+        supply, money = state.supply(), state.money()
+        if money != supply.genesis + supply.minted - supply.burned:
+            self.fail(f"height {height}: accounts, bonds and treasury hold {money}, the supply is {supply}")
+        self._sets.setdefault(height + 1, validators_of(state))
+
+    def restarted(self, node: str, height: int) -> None:
+        """An honest node comes back with a chain of this height."""
+        before = self._tips.get(node, (0, b""))[0]
+        if height < before:
+            self.fail(f"{node} had decided height {before}, its disk has {height} after a restart")
+
+    def emptied(self, node: str) -> None:
+        """A node lost its chain to a fault that says so: it may begin again."""
+        self._tips.pop(node, None)
+
+    # -- signatures ---------------------------------------------------------------------------------------------------
+
+    def vote_of(self, encoded: bytes) -> Vote | None:
+        """A vote by its encoding, decoded once."""
+        if encoded not in self.votes:
+            try:
+                self.votes[encoded] = vote = decode(encoded, Vote, bytes_max=512)
+            except RemoteError:
+                self.votes[encoded] = None
+                return None
+            if vote.kind is VoteKind.PREVOTE:
+                self._tallies[vote.height, vote.round, vote.block_id].add(vote.validator)
+        return self.votes[encoded]
+
+    def heard(self, message: Message) -> None:
+        """Something has reached an honest node."""
+        match message:
+            case Votes(votes=votes):
+                for encoded in votes:
+                    self.vote_of(encoded)
+            case BlockProposal(proposal=encoded) if encoded not in self.proposals:
+                try:
+                    self.proposals[encoded] = decode(encoded, Proposal, bytes_max=512)
+                except RemoteError:
+                    self.proposals[encoded] = None
+
+    def left(self, node: str, address: bytes, message: Message, now: float) -> None:
+        """Something leaves an honest node: none of its signatures may contradict another, nor its lock."""
+        match message:
+            case Votes(votes=votes):
+                for encoded in votes:
+                    vote = self.vote_of(encoded)
+                    if vote is not None and vote.validator == address:
+                        self._check_vote(node, vote)
+            case BlockProposal(proposal=encoded):
+                self.heard(message)
+                proposal = self.proposals[encoded]
+                if proposal is not None:
+                    self._proposed_at.setdefault(proposal.block_id, now)
+                    if proposal.proposer == address:
+                        signed = (proposal.block_id, proposal.valid_round)
+                        self._check_signed(node, address, proposal.height, proposal.round, 0, signed)
+
+    def _check_signed(
+        self, node: str, address: bytes, height: int, round_: int, step: int, signed: tuple[bytes, int]
+    ) -> bool:
+        """Whether it is new."""
+        place = (address, height, round_, step)
+        before = self._signed.setdefault(place, signed)
+        if before != signed:
+            what = ("proposals", "prevotes", "precommits")[step]
+            self.fail(
+                f"honest {node} signed two {what} at height {height}, round {round_}: "
+                f"{before[0].hex()[:16]} (valid round {before[1]}) and {signed[0].hex()[:16]} (valid round {signed[1]})"
+            )
+        return before is signed
+
+    def _check_vote(self, node: str, vote: Vote) -> None:
+        signed = (vote.block_id, getattr(vote, "valid_round", -1))
+        if not self._check_signed(node, vote.validator, vote.height, vote.round, int(vote.kind), signed):
+            return
+        if vote.block_id == ZERO_DIGEST:
+            return
+        precommits = self._precommits[vote.validator, vote.height]
+        if vote.kind is VoteKind.PRECOMMIT:
+            precommits[vote.round] = vote.block_id
+            return
+        locked = max((round_ for round_ in precommits if round_ < vote.round), default=None)
+        if locked is None or precommits[locked] == vote.block_id:
+            return
+        if not any(self._has_quorum(vote.height, round_, vote.block_id) for round_ in range(locked, vote.round)):
+            self.fail(
+                f"honest {node} precommitted {precommits[locked].hex()[:16]} in round {locked} of height {vote.height} "
+                f"and prevoted {vote.block_id.hex()[:16]} in round {vote.round} without a proof-of-lock"
+            )
+
+    def _has_quorum(self, height: int, round_: int, block_id: bytes) -> bool:
+        validators = self._sets.get(height)
+        if validators is None:
+            return True
+        power = sum(map(validators.power_of, sorted(self._tallies[height, round_, block_id])))
+        return 3 * power > 2 * validators.total_power
+
+    # -- blame --------------------------------------------------------------------------------------------------------
+
+    def accused(self, node: str, validator: bytes) -> None:
+        """A node found evidence against a validator."""
+        if validator in self._honest:
+            self.fail(f"{node} has evidence against the honest {validator.hex()[:16]}")
+
+    def check_blame(self) -> None:
+        """Where honest nodes decided different blocks, two signatures each must convict a third of the power."""
+        if not self.forked:
+            return
+        faulty = self._double_signers()
+        heights = sorted(self._sets)
+        validators = self._sets[heights[-1]]
+        power = sum(map(validators.power_of, sorted(faulty)))
+        self._log.add("blamed", "-", validators=len(faulty), power=power, of=validators.total_power)
+        if 3 * power < validators.total_power:
+            self.fail(f"a fork, but signatures convict {power} of {validators.total_power} only")
+        elif faulty & self._honest:
+            self.fail("a fork, and signatures convict an honest validator")
+        else:
+            self._log.seen["blamed"] += 1
+
+    def _double_signers(self) -> set[bytes]:
+        places: dict[tuple[bytes, int, int, int], bytes] = {}
+        faulty: set[bytes] = set()
+        signed = [
+            (v.validator, v.height, v.round, int(v.kind), v.block_id) for v in self.votes.values() if v is not None
+        ]
+        signed += [(p.proposer, p.height, p.round, 0, p.block_id) for p in self.proposals.values() if p is not None]
+        for validator, height, round_, step, block_id in signed:
+            if places.setdefault((validator, height, round_, step), block_id) != block_id:
+                faulty.add(validator)
+        return faulty
