@@ -20,6 +20,8 @@ class EventLog:
         self.traced = traced
         self.seen: Counter[str] = Counter()
         """How often each fault, branch and event of services occurred."""
+        self.peak_round = 0
+        """The highest round that a core has reached since this was reset."""
         self._events: list[tuple[int, str, str, dict[str, Fact]]] = []
 
     def add(self, what: str, node: str | None = None, **facts: Fact) -> None:

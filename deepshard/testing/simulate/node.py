@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from deepshard.ledger.params import Genesis
 from deepshard.ledger.state import State
 from deepshard.ledger.transactions import Action
 from deepshard.net.types import NetworkEvent, PeerInfo, Received
+from deepshard.services.catching_up import SnapshotPolicy
 from deepshard.services.chain import ChainService
 from deepshard.services.executor import snapshot_interval
 from deepshard.services.light import LightServer
@@ -60,6 +62,7 @@ class Surroundings(Protocol):
     oracle: Oracle
     nursery: trio.Nursery
     pacing: Pacing
+    snapshots: SnapshotPolicy
 
     def joined(self, node: Node) -> None:
         """A node is up: it wants links."""
@@ -171,6 +174,7 @@ class Node:
             onion=self._onion,
             pacing=world.pacing,
             now_ms=self.now_ms,
+            snapshots=world.snapshots,
         )
         self._wallet = Wallet(self.key, world.genesis.chain_id, chain)
         light = LightServer(view=view, store=store, network=port)
@@ -212,7 +216,7 @@ class Node:
                 async with trio.open_nursery() as self._tasks:
                     for service in services:
                         self._tasks.start_soon(service)  # type: ignore[arg-type]  # each is an async function
-        except ExceptionGroup as group:
+        except* Exception as group:  # noqa: BLE001  # judged below; there may be a Cancelled beside it
             failure = next(_leaves(group))
         finally:
             port, self.port, self.view, self.chain, self._tasks = self.port, None, None, None, None
@@ -229,7 +233,7 @@ class Node:
         if isinstance(failure, LocalError):
             self._refuse(failure)
         elif failure is not None and not isinstance(failure, PowerLoss) and self.honest:
-            self._world.oracle.fail(f"{self.name} ended with {type(failure).__name__}: {failure}")
+            self._world.oracle.fail(f"{self.name} ended with {describe(failure)}")
 
     def _settle(self) -> None:
         """The power went while it started."""
@@ -309,6 +313,13 @@ class Node:
     def onion_tip(self) -> bytes:
         """What it bonds with."""
         return self._onion.tip
+
+
+def describe(error: BaseException) -> str:
+    """Kind and text of an error, and the line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}{where}: {error}"
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:

@@ -53,6 +53,7 @@ def observed(log: EventLog, states: dict[str, core.State]) -> Iterator[None]:
         transition = apply(state, event)
         if transition.state is not state:
             states[NODE.get()] = transition.state
+            log.peak_round = max(log.peak_round, transition.state.round)
             _count(log, state, event, transition)
         return transition
 

@@ -47,6 +47,7 @@ class Oracle:
         self._proposed_at: dict[bytes, float] = {}
         self._tallies: defaultdict[tuple[int, int, bytes], set[bytes]] = defaultdict(set)
         self._tips: dict[str, tuple[int, bytes]] = {}
+        self._trusted: dict[int, bytes] = {}
 
     def fail(self, violation: str) -> None:
         """A promise is broken."""
@@ -68,6 +69,8 @@ class Oracle:
             if not self._beyond:
                 self.fail(f"height {height}: {node} decided {block_id.hex()[:16]}, others {first.hex()[:16]}")
             return
+        if self._trusted.get(height, block_id) != block_id and not self._beyond:
+            self.fail(f"{node} decided {block_id.hex()[:16]} at height {height}, a light client trusts another")
         tip = self._tips.get(node, (0, b""))
         if height < tip[0] or (height == tip[0] and block_id != tip[1]):
             self.fail(f"{node} had decided height {tip[0]} and is back at height {height}")
@@ -94,6 +97,15 @@ class Oracle:
     def emptied(self, node: str) -> None:
         """A node lost its chain to a fault that says so: it may begin again."""
         self._tips.pop(node, None)
+
+    def trusted(self, node: str, height: int, block_id: bytes) -> None:
+        """A light client trusts a header."""
+        self._log.seen["light.trusted"] += 1
+        decided = self.blocks.get(height)
+        # A light client may hear of a decision before any honest node has made it.
+        if decided is not None and decided != block_id and not self._beyond:
+            self.fail(f"{node} trusts {block_id.hex()[:16]} at height {height}, decided is {decided.hex()[:16]}")
+        self._trusted.setdefault(height, block_id)
 
     # -- signatures ---------------------------------------------------------------------------------------------------
 

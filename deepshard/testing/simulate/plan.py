@@ -34,6 +34,7 @@ FaultKind = Literal[
     "garbage",
     "flood",
     "amnesia",
+    "late",
 ]
 FAULT_KINDS: tuple[FaultKind, ...] = FaultKind.__args__  # type: ignore[attr-defined]  # what a Literal lists
 BYZANTINE_KINDS: tuple[FaultKind, ...] = ("equivocate", "twins", "withhold", "lie", "garbage", "flood", "amnesia")
@@ -55,7 +56,8 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     of their messages. `partition`: none of them gets through. `link-break`: the links between them are closed.
     `clock`: the clock of `nodes` is off by `amount` seconds, and drifts by a thousandth of it. `slow`: each message
     takes them `amount` seconds. `crash`: power is lost after `amount` operations of the disk, in `mode`. `bit-rot`:
-    `amount` bits flip in the file that `mode` names, and the node is restarted. The others are what Byzantine nodes do.
+    `amount` bits flip in the file that `mode` names, and the node is restarted. `late`: it starts when `amount` blocks
+    are decided. The others are what Byzantine nodes do.
     """
 
     kind: FaultKind
@@ -101,6 +103,8 @@ class Plan(msgspec.Struct, frozen=True):
     beyond: bool
     """Whether the Byzantine nodes hold a third of the power or more."""
     light: bool
+    snapshot_gap: int
+    """Blocks behind from which a node joins by a snapshot."""
     work: tuple[Work, ...]
     faults: tuple[Fault, ...]
 
@@ -139,10 +143,12 @@ class Scenario:
     changes: bool = False
     work_max: int = 3
     latency_s: tuple[float, float] = (0.001, 0.02)
-    paced: bool = False
-    """With the intervals and timeouts of real nodes instead of short ones."""
+    interval_s: tuple[float, ...] = (0.05, 0.1, 0.3)
+    propose_s: tuple[float, ...] = (0.3, 0.5, 1.0)
+    vote_s: tuple[float, ...] = (0.1, 0.2, 0.4)
     dials: int = 0
     heals: float = 0.5
+    snapshot_gap: int = 200
 
 
 _NETWORK: tuple[FaultKind, ...] = ("delay", "loss", "reorder", "duplicate", "partition", "link-break", "clock", "slow")
@@ -175,6 +181,18 @@ SCENARIOS: dict[str, Scenario] = {
         changes=True,
         work_max=6,
     ),
+    "join": Scenario(
+        "a node comes late and joins by a snapshot",
+        nodes=(4, 5),
+        blocks=(62, 75),
+        seconds=60.0,
+        faults=("late", "lie", "garbage", "loss", "delay"),
+        faults_max=3,
+        byzantine="below",
+        heals=1.0,
+        snapshot_gap=10,
+        interval_s=(0.05,),
+    ),
     "beyond": Scenario(
         "a third of the power or more is Byzantine: forks happen and must be provable",
         faults=("twins", "equivocate", "amnesia", "partition", "delay"),
@@ -188,13 +206,28 @@ SCENARIOS: dict[str, Scenario] = {
         blocks=(6, 6),
         seconds=120.0,
         latency_s=(0.05, 0.15),
-        paced=True,
+        interval_s=(1.0,),
+        propose_s=(3.0,),
+        vote_s=(1.0,),
         dials=10,
         work_max=0,
         heals=0,
     ),
 }
-RUN_SET = ("mixed", "byzantine", "crashes", "network", "mixed", "stakes", "byzantine", "beyond", "crashes", "mixed")
+RUN_SET = (
+    "mixed",
+    "byzantine",
+    "crashes",
+    "network",
+    "mixed",
+    "stakes",
+    "byzantine",
+    "beyond",
+    "crashes",
+    "mixed",
+    "stakes",
+    "join",
+)
 """Scenarios of the run set: the one of a seed is at its place modulo the length."""
 
 
@@ -217,7 +250,7 @@ def draw(seed: int, scenario: str, nodes: int | None = None) -> Plan:
     seconds = family.seconds
     members = count + candidates
     blocks = rng.randint(*family.blocks)
-    interval_s = 1.0 if family.paced else rng.choice((0.05, 0.1, 0.3))
+    interval_s = rng.choice(family.interval_s)
     busy_s = blocks * (interval_s + 0.2)
     """About how long the blocks take where nothing fails; faults begin while there is something to disturb."""
     faults = [
@@ -226,6 +259,8 @@ def draw(seed: int, scenario: str, nodes: int | None = None) -> Plan:
     ]
     if family.byzantine != "none" and not any(fault.kind in BYZANTINE_KINDS for fault in faults):
         faults.append(_fault(rng, rng.choice(("equivocate", "twins")), members, byzantine, busy_s))
+    if scenario == "join" and not any(fault.kind == "late" for fault in faults):
+        faults.append(_fault(rng, "late", members, byzantine, busy_s))
     if family.byzantine == "beyond":
         faults += [_fault(rng, kind, members, byzantine, busy_s) for kind in ("twins", "equivocate")]
     return Plan(
@@ -238,12 +273,13 @@ def draw(seed: int, scenario: str, nodes: int | None = None) -> Plan:
         seconds=seconds,
         latency_s=family.latency_s,
         interval_s=interval_s,
-        propose_s=3.0 if family.paced else rng.choice((0.3, 0.5, 1.0)),
-        vote_s=1.0 if family.paced else rng.choice((0.1, 0.2, 0.4)),
+        propose_s=rng.choice(family.propose_s),
+        vote_s=rng.choice(family.vote_s),
         dials=family.dials,
         heals=rng.random() < family.heals,
         beyond=family.byzantine == "beyond",
-        light=not family.paced and scenario != "plain" and rng.random() < 0.15,
+        snapshot_gap=family.snapshot_gap,
+        light=family.faults_max > 0 and rng.random() < 0.2,
         work=_work(rng, family, count, members, busy_s, stakes),
         faults=tuple(sorted(faults, key=lambda fault: (fault.at, fault.kind))),
     )
@@ -297,6 +333,8 @@ def _fault(rng: random.Random, kind: FaultKind, members: int, byzantine: tuple[i
         case "bit-rot":
             where = rng.choice(("chain.sqlite", "chain.sqlite", "guard.db"))
             return Fault(kind, at, until, one, amount=float(rng.choice((1, 1, 3, 20))), mode=where)
+        case "late":
+            return Fault(kind, 0.0, 1e4, one, amount=float(rng.randint(52, 60)))
         case "twins":
             return Fault(kind, 0.0, 1e4, liars, amount=rng.choice((0.0, 1.0)))
         case _:

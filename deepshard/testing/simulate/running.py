@@ -16,9 +16,10 @@ from trio.testing import MockClock
 from deepshard.identity import keys
 from deepshard.testing.simulate.canaries import planted
 from deepshard.testing.simulate.log import NODE, EventLog
+from deepshard.testing.simulate.node import describe
 from deepshard.testing.simulate.observing import observed
 from deepshard.testing.simulate.plan import Plan, draw
-from deepshard.testing.simulate.seal import sealed
+from deepshard.testing.simulate.seal import SealBroken, sealed
 from deepshard.testing.simulate.world import World, onion_of
 
 
@@ -81,7 +82,12 @@ def run_plan(plan: Plan, *, canary: str | None = None, traced: bool = False) -> 
         stack.enter_context(planted(canary))
         stack.enter_context(patch.object(keys, "crypto_sign_open", _open_once))
         stack.enter_context(sealed(plan.seed, log, told))
-        trio.run(main, clock=clock)
+        try:
+            trio.run(main, clock=clock)
+        except (Exception, SealBroken, BaseExceptionGroup) as error:
+            if world is None or _is_interrupt(error):
+                raise
+            world.oracle.violation = world.oracle.violation or f"the run ended with {describe(_first(error))}"
     assert world is not None
     return Result(
         plan=plan,
@@ -94,6 +100,14 @@ def run_plan(plan: Plan, *, canary: str | None = None, traced: bool = False) -> 
         seen=log.seen,
         log=log.lines() if traced else "",
     )
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    return isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt) is not None
 
 
 def simulate(

@@ -32,7 +32,7 @@ _RARE = frozenset(
         "blamed",
         "forked",
         "bit-rot.refused",
-        "queue.full",
+        "join.installed",
     }
 )
 SOMETIMES = frozenset(
@@ -43,6 +43,7 @@ SOMETIMES = frozenset(
         *_RARE,
         "chain.synced",
         "consensus.equivocation",
+        "light.trusted",
         "liveness.checked",
         "peer.banned",
         "peer.penalised",
@@ -52,7 +53,7 @@ SOMETIMES = frozenset(
         "work.transfer",
         "work.unbond",
     )
-) - {"queue.full"}
+)
 """What a run set has to exercise: every kind of fault, every branch of the core, and these events of services."""
 _CHUNK_SEEDS = 5
 

@@ -1,7 +1,8 @@
 """Seals a run against everything that isn't in its seed: scheduling, randomness, the real clock, threads.
 
-While a run lasts, whoever asks for real time or real randomness gets `SealBroken`: a run that read either could not be
-repeated. Trio's own clock is the mock one, and its scheduler shuffles by the seed (as under Hypothesis).
+While a run lasts, entropy of the system comes from the seed, and whoever asks for real time, a thread or the shared
+generator of `random` gets `SealBroken`: a run that read one of them could not be repeated. Trio's own
+clock is the mock one, and its scheduler shuffles by the seed (as under Hypothesis).
 """
 
 from __future__ import annotations
@@ -63,9 +64,10 @@ def sealed(seed: int, log: EventLog, told: Callable[[str, dict[str, Any]], None]
             seal(patch.object(random, name, _refuse(f"random.{name}")))
         for name in _TIME:
             seal(patch.object(time, name, _refuse(f"time.{name}")))
-        seal(patch.object(os, "urandom", _refuse("os.urandom")))
-        seal(patch.object(secrets, "token_bytes", _refuse("secrets.token_bytes")))
-        seal(patch.object(nacl.utils, "random", _refuse("nacl.utils.random")))
+        entropy = chance(f"entropy {seed}")
+        seal(patch.object(os, "urandom", entropy.randbytes))
+        seal(patch.object(secrets, "token_bytes", lambda size=32: entropy.randbytes(size)))
+        seal(patch.object(nacl.utils, "random", lambda size=32: entropy.randbytes(size)))
         seal(patch.object(random.SystemRandom, "random", _refuse("SystemRandom")))
         seal(patch.object(threading.Thread, "start", _refuse("a thread")))
         seal(patch.object(trio.to_thread, "run_sync", _refuse("trio.to_thread")))

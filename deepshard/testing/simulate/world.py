@@ -18,6 +18,7 @@ from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator
 from deepshard.ledger.transactions import Bond, Transfer, Unbond
 from deepshard.primitives import UNITS_PER_TOKEN, content_digest
+from deepshard.services.catching_up import SnapshotPolicy
 from deepshard.services.executor import validators_of
 from deepshard.services.pacing import Pacing
 from deepshard.testing.builders import SMALL_PARAMS
@@ -25,9 +26,10 @@ from deepshard.testing.fault_disk import Crash
 from deepshard.testing.simulate.byzantine import Conspiracy, Traitor
 from deepshard.testing.simulate.log import EventLog
 from deepshard.testing.simulate.network import Network, Port
-from deepshard.testing.simulate.node import Node
+from deepshard.testing.simulate.node import Node, describe
 from deepshard.testing.simulate.oracle import Oracle
 from deepshard.testing.simulate.plan import BYZANTINE_KINDS, Fault, Plan, chance
+from deepshard.testing.simulate.reader import Reader
 
 CHAIN_ID: Final = "simulated"
 ONION_LAYERS: Final = 1200
@@ -87,6 +89,7 @@ class World:
             propose_timeout_s=plan.propose_s,
             vote_timeout_s=plan.vote_s,
         )
+        self.snapshots = SnapshotPolicy(gap_blocks=plan.snapshot_gap)
         self.core_states: dict[str, core.State] = {}
         self._over = trio.Event()
         self._progress = trio.Event()
@@ -107,6 +110,9 @@ class World:
         self.received_bytes: dict[str, Counter[str]] = {}
         self.network.on_penalty = self._penalised
         self.nodes = self._make_nodes()
+        self._reader: Reader | None = None
+        if plan.light:
+            self._reader = Reader(self.genesis, self.network, self.oracle, plan.nodes, _key(plan.nodes))
 
     def _make_nodes(self) -> list[Node]:
         plan = self.plan
@@ -143,6 +149,7 @@ class World:
         """A node is up: link it to those that it should know."""
         for other in self.nodes:
             self._link(node, other)
+        self._link_reader(node)
 
     def moved(self) -> None:
         """A node has decided something."""
@@ -160,6 +167,10 @@ class World:
         if self._meets(one, other.number) and self._meets(other, one.number):
             self.network.link(one.port, other.port)
 
+    def _link_reader(self, node: Node) -> None:
+        if self._reader is not None and node.port is not None and self._meets(node, self.plan.nodes):
+            self.network.link(self._reader.port, node.port)
+
     def _meets(self, node: Node, other: int) -> bool:
         """Whether this instance of a node, of two that are twins, is the one that another number talks to."""
         is_twin = node.name.endswith("'")
@@ -167,10 +178,13 @@ class World:
         return not has_twin or (chance(f"twins {self.plan.seed} {other}").random() < 0.5) == is_twin
 
     def _penalised(self, judge: Port, culprit: Port, error: RemoteError) -> None:
-        byzantine = self.plan.byzantine
-        if judge.number not in byzantine and culprit.number not in byzantine and error.penalty >= 50:
-            self.log.seen["honest.penalised"] += 1
-            self.log.add("honest penalised", judge.name, peer=culprit.name, error=str(error)[:200])
+        is_honest = judge.number not in self.plan.byzantine and culprit.number not in self.plan.byzantine
+        if is_honest and not self.oracle.forked:
+            self.oracle.fail(f"honest {judge.name} blames honest {culprit.name}: {error}")
+
+    def _reader_ended(self, error: Exception) -> None:
+        if not self.plan.beyond:
+            self.oracle.fail(f"the light client ended with {describe(error)}")
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -179,8 +193,12 @@ class World:
         async with trio.open_nursery() as self.nursery:
             self.nursery.start_soon(self.network.run)
             self.nursery.start_soon(self._relink)
+            late = {number for fault in self.plan.faults if fault.kind == "late" for number in fault.nodes}
             for node in self.nodes:
-                node.boot()
+                if node.number not in late:
+                    node.boot()
+            if self._reader is not None:
+                self.nursery.start_soon(self._reader.run, self._reader_ended)
             for fault in self.plan.faults:
                 self.nursery.start_soon(self._act, fault)
             self.nursery.start_soon(self._work)
@@ -220,6 +238,7 @@ class World:
             for place, one in enumerate(self.nodes):
                 for other in self.nodes[place + 1 :]:
                     self._link(one, other)
+                self._link_reader(one)
 
     async def _work(self) -> None:
         for work in self.plan.work:
@@ -248,7 +267,10 @@ class World:
                     if node.number == number:
                         self.nursery.start_soon(self._take_down, node, fault)
             return
-        await trio.sleep_until(fault.until)
+        if fault.kind == "late":
+            await self._wait(int(fault.amount), float("inf"), everyone=False)
+        else:
+            await trio.sleep_until(fault.until)
         self._end(fault)
 
     def _begin(self, fault: Fault) -> None:
@@ -278,6 +300,10 @@ class World:
             if fault in traitor.active:
                 traitor.active.remove(fault)
         match fault.kind:
+            case "late":
+                self.log.seen["late"] += 1
+                for node in self._those(fault):
+                    node.boot()
             case "link-break":
                 if fault in self._broken:
                     self._broken.remove(fault)
@@ -347,7 +373,7 @@ class World:
         if not self._has_quorum(honest):
             self.log.seen["liveness.no-quorum"] += 1
             return
-        round_ = max((state.round for state in self.core_states.values()), default=0)
+        round_ = self.log.peak_round = max((state.round for state in self.core_states.values()), default=0)
         allowed = SETTLE_S + sum(
             self.pacing.timeout_s(step, round_ + ahead) for ahead in range(LIVENESS_ROUNDS) for step in Step
         )
@@ -355,6 +381,8 @@ class World:
         if not await self._wait(height, allowed, everyone=True) and self.oracle.violation is None:
             heights = ", ".join(f"{node.name} {node.height}" for node in honest)
             self.oracle.fail(f"faults stopped, but not all reached height {height} in {allowed:.0f} s: {heights}")
+        if self.log.peak_round > round_ + LIVENESS_ROUNDS:
+            self.oracle.fail(f"faults stopped in round {round_}, but round {self.log.peak_round} was needed")
         self.log.seen["liveness.checked"] += 1
 
     def _has_quorum(self, honest: Sequence[Node]) -> bool:
