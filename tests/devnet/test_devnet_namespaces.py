@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from machine_namespaces import why_no_namespaces  # noqa: F401  # a fixture
 
 SCRIPT = """
 import json, os, socket, sys

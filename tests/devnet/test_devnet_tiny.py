@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from machine_namespaces import why_no_namespaces  # noqa: F401  # a fixture
 
 from deepshard.devnet.report import FaultReport, Report
 

@@ -50,7 +50,10 @@ GENESIS = Genesis(
 
 @pytest.fixture
 def stores(tmp_path: Path) -> Iterator[tuple[ChainStore, ChainStore]]:
-    opened = [ChainStore(tmp_path / f"{name}.sqlite", genesis_hash=GENESIS.hash()) for name in ("theirs", "ours")]
+    opened = []
+    for name in ("theirs", "ours"):  # each has its signing guard beside it
+        (tmp_path / name).mkdir()
+        opened.append(ChainStore(tmp_path / name / "chain.sqlite", genesis_hash=GENESIS.hash()))
     yield opened[0], opened[1]
     for store in opened:
         store.close()

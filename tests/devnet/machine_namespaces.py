@@ -1,3 +1,5 @@
+"""What this machine allows of network namespaces."""
+
 from __future__ import annotations
 
 import subprocess
