@@ -23,6 +23,7 @@ from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator
 from deepshard.primitives import UNITS_PER_TOKEN as TOKEN
 from deepshard.primitives import content_digest, expand, tagged_hash
 from deepshard.testing.builders import SMALL_PARAMS
+from deepshard.testing.chain_history import grow_chain
 
 VALIDATOR = SecretKey(expand(b"validator", "conformance test", 32))
 ACCOUNT = SecretKey(expand(b"account", "conformance test", 32))
@@ -86,10 +87,16 @@ def prepare(folder: Path) -> list[str]:
 
 @asynccontextmanager
 async def solo_node(
-    folder: Path, *, blocks: int = 2, command: Sequence[str] = ("-m", "deepshard.node")
+    folder: Path, *, blocks: int = 2, history: int = 0, command: Sequence[str] = ("-m", "deepshard.node")
 ) -> AsyncIterator[SoloNode]:
-    """A validator in a process of its own, with so many blocks made; `command` may start a broken one."""
+    """A validator in a process of its own, with so many blocks made; `command` may start a broken one.
+
+    Of these it finds `history` on its disk: enough of them, and it has a state to hand over.
+    """
     arguments = [sys.executable, *command, *prepare(folder)]
+    if history:
+        onions = {VALIDATOR.address: OnionChain(tagged_hash("onion seed", VALIDATOR.seed))}
+        grow_chain(folder / "home", solo_genesis(), [VALIDATOR], onions, height=history)
     process = await trio.lowlevel.open_process(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     log: list[bytes] = []
     try:

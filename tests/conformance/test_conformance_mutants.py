@@ -125,7 +125,7 @@ def test_our_own_node_conforms(tmp_path: Path) -> None:
     cases = tuple(case for case in load_cases() if not is_too_long(case))
 
     async def run() -> list[Result]:
-        async with solo_node(tmp_path, blocks=3) as node:
+        async with solo_node(tmp_path, blocks=63, history=60) as node:
             return await judge(node, cases, listens=True, strict=True, timeout_s=5.0)
 
     results = trio.run(run)
