@@ -49,7 +49,7 @@ def main(
             if verify_determinism:
                 _verify(chosen, scenario, nodes)
             else:
-                _many(chosen, scenario, nodes, canary, jobs, is_set=set_ is not None)
+                _many(chosen, scenario, nodes, canary, jobs)
     except UsageError as error:
         sys.stderr.write(f"deepshard.testing.simulate: {error}\n")
         raise typer.Exit(USAGE_EXIT) from None
@@ -143,13 +143,13 @@ def _print_shrunk(seed: int, scenario: str, nodes: int | None, canary: str | Non
     typer.echo(f"shrunk from {len(plan.faults)} to {len(kept)} faults: {replay_command(plan, kept, canary)}")
 
 
-def _many(seeds: range, scenario: str, nodes: int | None, canary: str | None, jobs: int, *, is_set: bool) -> None:
+def _many(seeds: range, scenario: str, nodes: int | None, canary: str | None, jobs: int) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
     from deepshard.testing.simulate.canaries import planted  # noqa: PLC0415
     from deepshard.testing.simulate.plan import draw  # noqa: PLC0415
-    from deepshard.testing.simulate.runset import run_set, scenario_of  # noqa: PLC0415
+    from deepshard.testing.simulate.runset import ANY_SCENARIO, SETS, run_set, scenario_of  # noqa: PLC0415
 
     draw(seeds[0], scenario_of(seeds[0], scenario), nodes)  # a wrong name is told before processes start
     with planted(canary):
@@ -173,7 +173,7 @@ def _many(seeds: range, scenario: str, nodes: int | None, canary: str | None, jo
     )
     if canary is not None:
         _judge_canary(tally.failures, canary, seeds)
-    _judge(tally, nodes, whole_set=is_set and scenario == "set")
+    _judge(tally, nodes, whole_set=scenario == ANY_SCENARIO and len(seeds) >= SETS["ci"].stop)
 
 
 def _judge_canary(failures: list[tuple[int, str, str]], canary: str, seeds: range) -> NoReturn:
