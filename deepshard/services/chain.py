@@ -375,6 +375,8 @@ class ChainService:
         await self._catch_up.tick(self._stalled_ticks)
         waited = self._stalled_ticks - int(self._pacing.empty_block_interval_s / TICK_S)  # without the pause
         if waited > 0 and waited % STALL_TICKS == 0:
+            # Who missed that we committed, and hears nothing of a later block, would stay one block behind for ever.
+            self._network.broadcast(Status(self._executor.height))
             for peer in self._network.peers():
                 await self._share_height(peer)
 

@@ -60,7 +60,7 @@ class Peers(Message, frozen=True):
 
 
 class Status(Message, frozen=True):
-    """How far the sender's chain has come; sent after the handshake and after every committed block."""
+    """How far the sender's chain has come; sent after the handshake, after every block, and while none comes."""
 
     KIND = 5
     PRIORITY = Priority.CONSENSUS

@@ -34,6 +34,7 @@ from deepshard.services.executor import SNAPSHOT_BLOCKS
 from deepshard.services.wallet import IN_FLIGHT, Wallet
 from deepshard.testing.builders import SMALL_PARAMS as PARAMS
 from deepshard.testing.chain_cluster import ChainCluster, FullNode, until
+from deepshard.testing.virtual_time import pass_time
 from deepshard.wire.messages import (
     BlockProposal,
     Blocks,
@@ -346,3 +347,25 @@ async def test_a_follower_that_only_hears_one_node_keeps_up(
         await running.reach(12, [follower, *nodes])
         await until(lambda: follower.view.caught_up, follower.view)
         assert same_state([follower, *nodes], 12)
+
+
+async def test_who_missed_the_last_block_of_all_still_learns_of_it(
+    folder: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with cluster(folder) as (running, nodes):
+        follower = running.start("follower", ALICE)
+        running.connect(follower, nodes[0])
+        await running.reach(3, [follower])
+
+        def lose_all(sender: str, receiver: str, message: Message, attachment: bytes) -> tuple[Message, bytes] | None:
+            return None if receiver == follower.port.name else (message, attachment)
+
+        running.network.tamper = lose_all
+        await running.reach(follower.view.height + 1, [nodes[0]])
+        await running.stop("v2")
+        await running.stop("v3")  # nobody decides from now on
+        await pass_time(5)
+        missed = nodes[0].view.height
+        assert follower.view.height < missed
+        running.network.tamper = None
+        await running.reach(missed, [follower], within_s=30)
