@@ -21,7 +21,7 @@ from deepshard.limits import PEER_SCORE_BAN
 from deepshard.net.types import NetworkEvent, PeerDown, PeerInfo, PeerUp, Received
 from deepshard.testing.simulate.log import EventLog
 from deepshard.testing.simulate.plan import Fault, chance
-from deepshard.wire.messages import Message
+from deepshard.wire.messages import Message, Votes
 
 TICK_S = 0.001
 """Messages arrive at whole milliseconds, so that those of one arrive together."""
@@ -198,7 +198,7 @@ class Network:
                 case "partition":
                     self.log.seen["partition"] += 1
                     return
-                case "loss" if link.rng.random() < fault.amount:
+                case "loss" if _concerns(fault, event.message) and link.rng.random() < fault.amount:
                     self.log.seen["loss"] += 1
                     return
                 case "delay":
@@ -259,6 +259,10 @@ class Network:
         if not target.take(event) and isinstance(event, Received):
             self.log.seen["queue.full"] += 1
             self.cut(target, target.links[event.peer.public_key], "queue is full")
+
+
+def _concerns(fault: Fault, message: Message) -> bool:
+    return fault.mode != "votes" or isinstance(message, Votes)
 
 
 def _pairs(fault: Fault) -> list[tuple[int, int]]:

@@ -6,17 +6,21 @@ The first violation ends the run.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
-from deepshard.consensus.types import Header, Proposal, Vote, VoteKind
+from deepshard.consensus.types import PROPOSAL_TAG, VOTE_TAG, Header, Proposal, Vote, VoteKind
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.encoding import decode
-from deepshard.errors import RemoteError
+from deepshard.errors import BadSignature, RemoteError
+from deepshard.identity import verify_signature
 from deepshard.ledger.state import State
 from deepshard.primitives import ZERO_DIGEST
 from deepshard.services.executor import validators_of
 from deepshard.testing.simulate.log import EventLog
 from deepshard.wire.messages import BlockProposal, Message, Votes
+
+CHAIN_ID: Final = "simulated"
 
 
 class Oracle:
@@ -30,15 +34,23 @@ class Oracle:
     """
 
     def __init__(
-        self, log: EventLog, *, honest: frozenset[bytes], beyond: bool, genesis: State, stop: Callable[[], None]
+        self,
+        log: EventLog,
+        *,
+        honest: frozenset[bytes],
+        keys: Mapping[bytes, bytes],
+        beyond: bool,
+        genesis: State,
+        stop: Callable[[], None],
     ) -> None:
         self.violation: str | None = None
         self.forked = False
         self.blocks: dict[int, bytes] = {}
         self.finality_s: list[float] = []
         self.votes: dict[bytes, Vote | None] = {}
-        """Every vote that reached or left an honest node, by its encoding; None for what isn't one."""
+        """Every signed vote that reached or left an honest node, by its encoding; None for what isn't one."""
         self.proposals: dict[bytes, Proposal | None] = {}
+        self._keys = keys
         self._log, self._honest, self._beyond, self._stop = log, honest, beyond, stop
         self._sets: dict[int, ValidatorSet] = {1: validators_of(genesis)}
         self._states: dict[tuple[int, bytes], bytes] = {}
@@ -113,13 +125,21 @@ class Oracle:
         """A vote by its encoding, decoded once."""
         if encoded not in self.votes:
             try:
-                self.votes[encoded] = vote = decode(encoded, Vote, bytes_max=512)
+                vote = decode(encoded, Vote, bytes_max=512)
+                self._verify(VOTE_TAG, vote.validator, vote.sign_bytes(CHAIN_ID), vote.signature)
             except RemoteError:
                 self.votes[encoded] = None
                 return None
+            self.votes[encoded] = vote
             if vote.kind is VoteKind.PREVOTE:
                 self._tallies[vote.height, vote.round, vote.block_id].add(vote.validator)
         return self.votes[encoded]
+
+    def _verify(self, tag: str, address: bytes, payload: bytes, signature: bytes) -> None:
+        key = self._keys.get(address)
+        if key is None:
+            raise BadSignature(f"{address.hex()} is nobody here")
+        verify_signature(key, tag, payload, signature)
 
     def heard(self, message: Message) -> None:
         """Something has reached an honest node."""
@@ -129,9 +149,12 @@ class Oracle:
                     self.vote_of(encoded)
             case BlockProposal(proposal=encoded) if encoded not in self.proposals:
                 try:
-                    self.proposals[encoded] = decode(encoded, Proposal, bytes_max=512)
+                    proposal = decode(encoded, Proposal, bytes_max=512)
+                    self._verify(PROPOSAL_TAG, proposal.proposer, proposal.sign_bytes(CHAIN_ID), proposal.signature)
                 except RemoteError:
                     self.proposals[encoded] = None
+                else:
+                    self.proposals[encoded] = proposal
 
     def left(self, node: str, address: bytes, message: Message, now: float) -> None:
         """Something leaves an honest node: none of its signatures may contradict another, nor its lock."""

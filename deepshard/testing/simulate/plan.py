@@ -53,11 +53,11 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """One fault. Times are virtual seconds; nodes are numbers; what `amount` means depends on the kind.
 
     `delay`: up to `amount` seconds more on links from `nodes` to `others`. `loss`, `duplicate`, `reorder`: that share
-    of their messages. `partition`: none of them gets through. `link-break`: the links between them are closed.
-    `clock`: the clock of `nodes` is off by `amount` seconds, and drifts by a thousandth of it. `slow`: each message
-    takes them `amount` seconds. `crash`: power is lost after `amount` operations of the disk, in `mode`. `bit-rot`:
-    `amount` bits flip in the file that `mode` names, and the node is restarted. `late`: it starts when `amount` blocks
-    are decided. The others are what Byzantine nodes do.
+    of their messages (of votes only, in the mode `votes`). `partition`: none of them gets through. `link-break`: the
+    links between them are closed. `clock`: the clock of `nodes` is off by `amount` seconds, and drifts by a thousandth
+    of it. `slow`: each message takes them `amount` seconds. `crash`: power is lost after `amount` operations of the
+    disk, in `mode`. `bit-rot`: `amount` bits flip in the file that `mode` names, and the node is restarted. `late`: it
+    starts when `amount` blocks are decided. The others are what Byzantine nodes do.
     """
 
     kind: FaultKind
@@ -312,6 +312,9 @@ def _fault(rng: random.Random, kind: FaultKind, members: int, byzantine: tuple[i
     match kind:
         case "delay":
             return Fault(kind, at, until, some, others, amount=round(rng.choice((0.05, 0.3, 1.5)), 3))
+        case "loss" if rng.random() < 0.6:
+            # Proposals come through and most votes don't: some lock what others never hear of.
+            return Fault(kind, at, until, tuple(everyone), others, amount=rng.choice((0.5, 0.7, 0.85)), mode="votes")
         case "loss" | "duplicate" | "reorder":
             return Fault(kind, at, until, some, others, amount=rng.choice((0.05, 0.2, 0.5)))
         case "partition":

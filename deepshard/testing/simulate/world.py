@@ -27,11 +27,10 @@ from deepshard.testing.simulate.byzantine import Conspiracy, Traitor
 from deepshard.testing.simulate.log import EventLog
 from deepshard.testing.simulate.network import Network, Port
 from deepshard.testing.simulate.node import Node, describe
-from deepshard.testing.simulate.oracle import Oracle
+from deepshard.testing.simulate.oracle import CHAIN_ID, Oracle
 from deepshard.testing.simulate.plan import BYZANTINE_KINDS, Fault, Plan, chance
 from deepshard.testing.simulate.reader import Reader
 
-CHAIN_ID: Final = "simulated"
 ONION_LAYERS: Final = 1200
 LIVENESS_ROUNDS: Final = 10
 """After the last fault, every honest node decides within so many rounds."""
@@ -96,6 +95,7 @@ class World:
         honest = [number for number in range(plan.nodes) if number not in plan.byzantine]
         self.oracle = Oracle(
             log,
+            keys={_key(number).address: _key(number).public for number in range(plan.nodes)},
             honest=frozenset(_key(number).address for number in honest),
             beyond=plan.beyond,
             genesis=genesis_state(self.genesis),
@@ -390,7 +390,8 @@ class World:
         if newest is None or newest.view is None:
             return False
         validators = validators_of(newest.view.state)
-        power = sum(validators.power_of(node.key.address) for node in honest)
+        # Who lost its chain, but not its guard, can't vote at heights that it has voted beyond: it may be needed there.
+        power = sum(validators.power_of(node.key.address) for node in honest if not node.rotted)
         return 3 * power > 2 * validators.total_power
 
     # -- figures ------------------------------------------------------------------------------------------------------
