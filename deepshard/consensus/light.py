@@ -11,6 +11,8 @@ the unbonding delay. Time is an argument.
 
 from __future__ import annotations
 
+from typing import Final
+
 from deepshard.consensus.blocks import BLOCK_VERSION
 from deepshard.consensus.certificates import InvalidCertificate, verify_certificate
 from deepshard.consensus.types import CommitCertificate, Header
@@ -24,6 +26,9 @@ from deepshard.limits import (
     VALIDATOR_SET_BYTES_MAX,
 )
 from deepshard.primitives import Digest, Height
+
+TRUSTING_PERIOD_MS: Final = 7 * 24 * 3600 * 1000
+"""How old a header may be that later ones are verified from."""
 
 
 class InvalidLightBlock(RemoteError):

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 import trio
 
-from deepshard.consensus.light import LightState, trust_genesis
+from deepshard.consensus.light import TRUSTING_PERIOD_MS, LightState, trust_genesis
 from deepshard.disk.chain import ChainStore, StoredBlock
 from deepshard.encoding import encode
 from deepshard.errors import RemoteError
@@ -34,8 +34,6 @@ SNAPSHOT_GAP_BLOCKS = 200
 """A node that is further behind joins by a snapshot, if it can."""
 JOIN_PAUSE_S = 60.0
 """Between an attempt to join by a snapshot that failed, and the next."""
-TRUSTING_PERIOD_MS = 7 * 24 * 3600 * 1000
-"""How old a header may be that later ones are verified from."""
 
 
 class SnapshotPolicy(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from deepshard.actors import Mailbox, Reply
-from deepshard.consensus.light import InvalidLightBlock, LightState, trust_genesis
+from deepshard.consensus.light import TRUSTING_PERIOD_MS, InvalidLightBlock, LightState, trust_genesis
 from deepshard.consensus.light_client import LightClientCore
 from deepshard.consensus.light_events import (
     AskHeaders,
@@ -53,7 +53,6 @@ from deepshard.wire.messages import Headers, HeadersRequest, ProofReply, ProofRe
 
 _log = structlog.get_logger(__name__)
 T = TypeVar("T")
-TRUSTING_PERIOD_MS = 7 * 24 * 3600 * 1000
 QUERY_TIMEOUT_S = 5.0
 QUERY_ATTEMPTS = 6
 TICK_S = 0.5

@@ -12,14 +12,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from deepshard.consensus.certificates import certificate_hash
-from deepshard.consensus.light import (
-    InsufficientTrust,
-    LightBlock,
-    LightState,
-    TrustExpired,
-    decode_light_block,
-    verify_skipping,
-)
+from deepshard.consensus.light import LightBlock, LightState, TrustExpired, decode_light_block
+from deepshard.consensus.light_climb import Climb
 from deepshard.consensus.types import Block
 from deepshard.encoding import decode
 from deepshard.errors import InvalidBlock, MalformedMessage, RemoteError
@@ -50,44 +44,6 @@ MISSES_MAX = 3
 """Late answers in a row after which a peer isn't asked before it offers anew."""
 
 
-class Ascent:
-    """Headers that one peer shows, verified from a trusted one up to a goal; half way first, where trust is short."""
-
-    def __init__(self, start: LightState, goal: int) -> None:
-        """Nothing is verified yet; `tip` is what is."""
-        self.tip = start
-        self.goal = goal
-        self.last: LightBlock | None = None
-        self._pivots: list[LightBlock] = []
-
-    @property
-    def wanted(self) -> int:
-        """Height of the header to ask for."""
-        return (self.tip.height + self._pivots[-1].header.height) // 2 if self._pivots else self.goal
-
-    def take(self, block: LightBlock, *, now_ms: int, trusting_period_ms: int) -> None:
-        """Verify the wanted header, or keep it until one in between is verified.
-
-        Raises:
-            TrustExpired: what is trusted is too old.
-            InvalidLightBlock: a header of this peer is false.
-        """
-        self._pivots.append(block)
-        while self._pivots:
-            try:
-                self.tip = verify_skipping(
-                    self.tip, self._pivots[-1], now_ms=now_ms, trusting_period_ms=trusting_period_ms
-                )
-            except InsufficientTrust:
-                return
-            self.last = self._pivots.pop()
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the goal is verified."""
-        return self.tip.height == self.goal
-
-
 @dataclass(frozen=True, slots=True)
 class KeptChunk:
     """A verified chunk, to be kept on disk: encoded, with the first path that it is responsible for."""
@@ -110,7 +66,7 @@ class _Target:
 
     def __init__(self, trusted: LightState, height: int) -> None:
         self.height = height
-        self.ascent = Ascent(trusted, height)
+        self.climb = Climb(trusted, height)
         self.guide: bytes | None = None
         self.light: LightBlock | None = None
         self.block: bytes | None = None
@@ -157,7 +113,7 @@ class SnapshotJoin:
         self._began_at: float | None = None
         self._target: _Target | None = None
         self._offers_asked: Enquiries[None] = Enquiries(numbers, patience_s=OFFERS_PATIENCE_S, per_peer=1)
-        self._headers_asked: Enquiries[Ascent] = Enquiries(numbers, patience_s=PATIENCE_S, per_peer=1)
+        self._headers_asked: Enquiries[Climb] = Enquiries(numbers, patience_s=PATIENCE_S, per_peer=1)
         self._blocks_asked: Enquiries[int] = Enquiries(numbers, patience_s=PATIENCE_S, per_peer=1)
         self._chunks_asked: Enquiries[tuple[int, range]] = Enquiries(
             numbers, patience_s=PATIENCE_S, per_peer=CHUNKS_PER_PEER
@@ -200,8 +156,8 @@ class SnapshotJoin:
         Raises:
             RemoteError: it is false.
         """
-        ascent, target = self._headers_asked.end(peer, answer.request), self._target
-        if ascent is None or target is None or ascent is not target.ascent or target.light is not None:
+        climb, target = self._headers_asked.end(peer, answer.request), self._target
+        if climb is None or target is None or climb is not target.climb or target.light is not None:
             return
         self._misses.pop(peer, None)
         try:
@@ -209,9 +165,10 @@ class SnapshotJoin:
             if not blocks:
                 self._pass_over(peer, target)
                 return
-            if len(blocks) > 1 or blocks[0].header.height != ascent.wanted:
-                raise MalformedMessage(f"{len(blocks)} headers came, that of height {ascent.wanted} was asked for")
-            ascent.take(blocks[0], now_ms=now_ms, trusting_period_ms=self._trusting_period_ms)
+            first, count = climb.wanted()
+            if len(blocks) > count or blocks[0].header.height != first:
+                raise MalformedMessage(f"{len(blocks)} headers came, {count} from height {first} on were asked for")
+            climb.take(blocks, now_ms=now_ms, trusting_period_ms=self._trusting_period_ms)
         except TrustExpired as error:
             self.failure = str(error)
             return
@@ -219,8 +176,10 @@ class SnapshotJoin:
             self._expel(peer)
             raise
         self._moved_at = now
-        if ascent.is_done:
-            target.light = ascent.last
+        if climb.tip.height == target.height:
+            target.light = climb.trace[-1]
+        elif climb.done:
+            target.climb = Climb(climb.tip, target.height)  # it goes a long way in stages
 
     def take_block(self, peer: bytes, answer: Blocks, *, now: float) -> bool:
         """Take the block of the chosen height; whether this was asked for here.
@@ -349,8 +308,8 @@ class SnapshotJoin:
                 self._target = None
                 return
             target.guide = min(able, key=lambda peer: (self._headers_asked.rank(peer), peer))
-        number = self._headers_asked.begin(target.guide, target.ascent, now)
-        yield target.guide, HeadersRequest(number, target.ascent.wanted, 1)
+        number = self._headers_asked.begin(target.guide, target.climb, now)
+        yield target.guide, HeadersRequest(number, *target.climb.wanted())
 
     def _want_block(self, target: _Target, now: float) -> Iterator[tuple[bytes, Message]]:
         if target.block is not None or self._blocks_asked.open():
@@ -399,7 +358,7 @@ class SnapshotJoin:
         """Let another peer show the headers, from what is verified."""
         target.useless.add(peer)
         target.guide = None
-        target.ascent = Ascent(target.ascent.tip, target.height)
+        target.climb = Climb(target.climb.tip, target.height)
 
     def _expel(self, peer: bytes) -> None:
         """A peer has lied: nothing more is asked of it, and what it offers counts for nothing."""

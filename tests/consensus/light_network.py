@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count
 
 from consensus_network import secret_keys
@@ -36,6 +38,8 @@ GENESIS = content_digest(b"genesis")
 START_MS = 1_000_000
 BLOCK_MS = 1000
 PERIOD_MS = 3_600_000
+LENGTH = 200
+"""Of the chains below."""
 KEYS = secret_keys(40)
 KEY_BY_ADDRESS = {key.address: key for key in KEYS}
 Chain = Mapping[int, LightBlock]
@@ -191,3 +195,28 @@ class LightNetwork:
     def attacks(self) -> list[Attacked]:
         """Attacks that were declared."""
         return [effect for effect in self.effects if isinstance(effect, Attacked)]
+
+
+@cache
+def sets(seed: int, length: int = LENGTH) -> Mapping[int, ValidatorSet]:
+    """Four to seven validators; about every fifth height one comes or goes."""
+    rng = random.Random(seed)
+    places = set(range(rng.randint(4, 7)))
+    found = {}
+    for height in range(1, length + 2):
+        found[height] = members(places)
+        if rng.random() < 0.2:
+            if len(places) > 4:
+                places.remove(rng.choice(sorted(places)))
+            if len(places) < 7:
+                places.add(rng.choice(sorted(set(range(30)) - places)))
+    return found
+
+
+@cache
+def truth(seed: int, length: int = LENGTH) -> Chain:
+    return grow(sets(seed, length), length)
+
+
+def honest(seed: int, count: int, height: int = LENGTH) -> dict[bytes, Peer]:
+    return {b"honest%d" % number: Peer(truth(seed), height) for number in range(count)}

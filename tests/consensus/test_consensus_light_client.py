@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
 from functools import cache
 
 import pytest
@@ -13,49 +11,31 @@ from light_network import (
     BLOCK_MS,
     GENESIS,
     KEYS,
+    LENGTH,
     PERIOD_MS,
     START_MS,
     Chain,
     LightNetwork,
     Peer,
     grow,
+    honest,
     members,
     quorum,
+    sets,
     sign,
+    truth,
 )
 from msgspec.structs import replace
 
 from deepshard.consensus.light import LightBlock, TrustExpired
-from deepshard.consensus.light_events import Expired, HeaderFound, Mismatch, Trusted, Unwitnessed
+from deepshard.consensus.light_events import Expired, HeaderFound, Mismatch, Trusted
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.encoding import decode, encode
 from deepshard.limits import LIGHT_BACKWARD_HEADERS_MAX, LIGHT_BLOCKS_MAX, WITNESS_PATIENCE_S, WITNESSES_MAX
 from deepshard.primitives import content_digest
 
-LENGTH = 200
 STRANGERS = range(30, 40)
 """Places of keys that never are in the true sets."""
-
-
-@cache
-def sets(seed: int, length: int = LENGTH) -> Mapping[int, ValidatorSet]:
-    """Four to seven validators; about every fifth height one comes or goes."""
-    rng = random.Random(seed)
-    places = set(range(rng.randint(4, 7)))
-    found = {}
-    for height in range(1, length + 2):
-        found[height] = members(places)
-        if rng.random() < 0.2:
-            if len(places) > 4:
-                places.remove(rng.choice(sorted(places)))
-            if len(places) < 7:
-                places.add(rng.choice(sorted(set(range(30)) - places)))
-    return found
-
-
-@cache
-def truth(seed: int, length: int = LENGTH) -> Chain:
-    return grow(sets(seed, length), length)
 
 
 @cache
@@ -76,10 +56,6 @@ def invented(chain: Chain, height: int, bought: list[bytes], mark: bytes = b"inv
     )
     signers = [entry.address for entry in own.validators]
     return {**chain, height: LightBlock(header, sign(header, signers), own)}
-
-
-def honest(seed: int, count: int, height: int = LENGTH) -> dict[bytes, Peer]:
-    return {b"honest%d" % number: Peer(truth(seed), height) for number in range(count)}
 
 
 def is_true(seed: int, network: LightNetwork) -> bool:
@@ -273,106 +249,6 @@ def test_a_witness_whose_header_does_not_hold_is_penalised_and_another_is_asked(
         assert network.core.trusted.header == truth(seed)[LENGTH].header
         assert set(network.penalised) == {b"liar"}
         assert not network.core.unwitnessed
-
-
-@pytest.mark.clause("10.5/10")
-def test_a_silent_witness_is_replaced_and_costs_nothing() -> None:
-    seed = 3
-    peers = honest(seed, 5)
-    peers[b"honest0"].delay_s = peers[b"honest1"].delay_s = None
-    for salt in range(6):
-        network = LightNetwork(peers, sets(seed), bytes([salt]))
-        network.run(20)
-        assert network.core.trusted.height == LENGTH
-        [step] = [effect for effect in network.effects if isinstance(effect, Trusted)]
-        assert step.witnesses >= 2
-        assert network.penalised == []
-
-
-@pytest.mark.clause("10.5/10")
-def test_a_witness_that_lags_is_asked_when_it_has_the_height() -> None:
-    seed = 3
-    network = LightNetwork(honest(seed, 2, 100), sets(seed))
-    network.run(5)
-    ahead = network.core.primary
-    assert ahead is not None
-    [behind] = set(network.peers) - {ahead}
-    network.reach(ahead, 101)
-    network.run(1)
-    assert network.core.trusted.height == 100
-    network.reach(behind, 101)
-    network.run(1)
-    assert network.core.trusted.height == 101
-    assert not network.core.unwitnessed
-    assert [peer for peer, first, _ in network.asked if first == 101] == [ahead, behind]
-
-
-@pytest.mark.clause("10.5/10")
-def test_without_a_witness_it_goes_on_with_a_warning_or_waits_as_it_is_told() -> None:
-    seed = 4
-    network = LightNetwork(honest(seed, 1, 100), sets(seed))
-    network.run(WITNESS_PATIENCE_S)
-    assert network.core.trusted.height == 0
-    network.run(1)
-    assert (network.core.trusted.height, network.core.unwitnessed) == (100, True)
-    network.reach(b"honest0", 101)
-    network.run(1)
-    assert network.core.trusted.height == 101
-    assert [effect.height for effect in network.effects if isinstance(effect, Unwitnessed)] == [100]
-    strict = LightNetwork(honest(seed, 1, 100), sets(seed), needs_witness=True)
-    strict.run(100)
-    assert (strict.core.trusted.height, strict.core.unwitnessed) == (0, True)
-    strict.peers[b"other"] = Peer(truth(seed), 100)
-    strict.reach(b"other", 100)
-    strict.run(1)
-    assert (strict.core.trusted.height, strict.core.unwitnessed) == (100, False)
-
-
-def test_a_primary_that_falls_silent_or_leaves_is_replaced() -> None:
-    seed = 0
-    network = LightNetwork(honest(seed, 3, 100), sets(seed))
-    network.run(5)
-    first = network.core.primary
-    assert first is not None
-    network.peers[first].delay_s = None
-    for name in network.peers:
-        network.reach(name, 101)
-    network.run(10)
-    second = network.core.primary
-    assert second not in {None, first}
-    assert network.core.trusted.height == 101
-    assert second is not None
-    network.leave(second)
-    [third] = set(network.peers) - {first}
-    network.reach(third, 102)
-    network.run(10)
-    assert (network.core.primary, network.core.trusted.height) == (third, 102)
-
-
-def test_a_primary_that_withholds_new_blocks_is_replaced() -> None:
-    seed = 0
-    network = LightNetwork(honest(seed, 3, 100), sets(seed))
-    network.run(5)
-    stale = network.core.primary
-    for name in set(network.peers) - {stale}:
-        network.reach(name, 110)
-    network.run(1)
-    assert (network.core.primary, network.core.trusted.height) == (stale, 100)
-    network.run(10)
-    assert network.core.primary != stale
-    assert network.core.trusted.height == 110
-
-
-def test_a_peer_that_claims_the_sky_is_asked_seldom() -> None:
-    seed = 0
-    peers = honest(seed, 2) | {b"liar": Peer(truth(seed), 2**60)}
-    network = LightNetwork(peers, sets(seed))
-    network.run(30)
-    assert network.core.trusted.height == LENGTH
-    assert len([peer for peer, *_ in network.asked if peer == b"liar"]) <= 8
-    alone = LightNetwork({b"liar": Peer({}, 2**60)}, sets(seed), start_ms=START_MS + 1)
-    alone.run(30)
-    assert len(alone.asked) <= 8
 
 
 @pytest.mark.clause("10.5/8")
