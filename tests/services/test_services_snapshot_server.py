@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 import trio.testing
 from test_services_chain import GENESIS, ONIONS, VALIDATORS, folder
@@ -108,6 +109,24 @@ def test_a_chain_goes_on_from_an_installed_state_and_restores_from_it(folder: Pa
     store, executor = open_executor(folder / "new")
     with pytest.raises(DiskCorruption, match="begins at height 100"):
         executor.restore()
+    store.close()
+
+
+def test_a_damaged_snapshot_is_reported_and_the_blocks_since_an_older_one_lead_to_the_same_state(folder: Path) -> None:
+    (folder / "node").mkdir()
+    grow_chain(folder / "node", GENESIS, VALIDATORS, ONIONS, height=120)
+    damage = sqlite3.connect(folder / "node" / "chain.sqlite")
+    damage.execute("UPDATE snapshots SET data = x'00' WHERE height = 100")
+    damage.commit()
+    damage.close()
+    store, executor = open_executor(folder / "node")
+    with structlog.testing.capture_logs() as logs:
+        executor.restore()
+    last = store.block(120)
+    assert last is not None
+    assert executor.state.root == decode(last.block, Block, bytes_max=BLOCK_BYTES_MAX).header.state_root
+    damaged = [(log["height"], log["instead"]) for log in logs if log["event"] == "snapshot.damaged"]
+    assert damaged == [(100, 50)]
     store.close()
 
 
