@@ -20,7 +20,7 @@ from .simulated import finality_rows, speed_rows, vote_rows
 from .throughput import FULL, QUICK, throughput_rows
 
 ROWS: dict[str, tuple[Callable[[], list[Row]], Callable[[], list[Row]]]] = {
-    "speed": (lambda: speed_rows(blocks=300, runs=5), lambda: speed_rows(blocks=20, runs=1)),
+    "speed": (lambda: speed_rows(runs=5), lambda: speed_rows(runs=1)),
     "throughput": (lambda: throughput_rows(FULL), lambda: throughput_rows(QUICK)),
     "finality": (
         lambda: finality_rows(validators=100, blocks=5, dials=10),

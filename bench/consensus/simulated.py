@@ -1,7 +1,7 @@
 """Whole chain services in one process under a virtual clock: blocks a real second, finality and bandwidth of votes.
 
-The services, stores, keys and signatures are the real ones. Links are in memory: each has a latency of its own that
-varies a little, and keeps the order of what it carries.
+The first is the deterministic simulator's speed. The others need links that count and keep order, and bring their own:
+each has a latency of its own that varies a little. Services, stores, keys and signatures are the real ones.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from deepshard.net.types import NetworkEvent
 from deepshard.services.pacing import Pacing
 from deepshard.testing.chain_cluster import ChainCluster, FullNode
 from deepshard.testing.memory_network import MemoryNetwork
+from deepshard.testing.simulate import simulate
 from deepshard.wire.messages import BlockProposal, Graft, IDontWant, IHave, IWant, Message, Prune, Votes
 
 from .network import genesis_of, key_of, onion_of
@@ -127,7 +128,7 @@ class Net:
 
     cluster: ChainCluster
     nodes: Sequence[FullNode]
-    network: MemoryNetwork
+    network: DelayingNetwork
     committed: dict[int, list[float]]
     """Virtual times at which nodes committed a height."""
 
@@ -145,12 +146,12 @@ def _simulate(
     validators: int,
     measure: Callable[[Net], object],
     *,
-    dials: int | None,
-    latency_s: tuple[float, float] | None,
+    dials: int,
+    latency_s: tuple[float, float],
     pacing: Pacing,
     seed: int = 1,
 ) -> None:
-    """Run a network of validators under a virtual clock until `measure` is done; `dials` None links all with all."""
+    """Run a network of validators under a virtual clock until `measure` is done; each dials so many others."""
     keys = [key_of("validator", number) for number in range(validators)]
     genesis = genesis_of(keys, [], time_ms=GENESIS_MS)
     rng = Random(seed)  # a simulation
@@ -159,22 +160,17 @@ def _simulate(
     async def main(folder: Path) -> None:
         async with trio.open_nursery() as nursery:
             cluster = ChainCluster(genesis, {key.address: onion_of(key) for key in keys}, folder, nursery)
-            if latency_s is not None:
-                cluster.network = DelayingNetwork(nursery, latency_s, seed)
+            cluster.network = network = DelayingNetwork(nursery, latency_s, seed)
             nodes = [cluster.start(f"v{number}", key, pacing=pacing) for number, key in enumerate(keys)]
-            if isinstance(cluster.network, DelayingNetwork):
-                for node in nodes:
-                    _delayed(cluster.network, node.port.name)
-            if dials is None:
-                cluster.connect(*nodes)
-            else:
-                for node in nodes:
-                    for other in rng.sample([each for each in nodes if each is not node], dials):
-                        cluster.connect(node, other)
+            for node in nodes:
+                _delayed(network, node.port.name)
+            for node in nodes:
+                for other in rng.sample([each for each in nodes if each is not node], dials):
+                    cluster.connect(node, other)
             committed: dict[int, list[float]] = {}
             for node in nodes:
                 nursery.start_soon(_watch, node, committed)
-            await measure(Net(cluster, nodes, cluster.network, committed))  # type: ignore[misc]
+            await measure(Net(cluster, nodes, network, committed))  # type: ignore[misc]
             nursery.cancel_scope.cancel()
 
     with ExitStack() as stack:
@@ -182,20 +178,16 @@ def _simulate(
         trio.run(main, folder, clock=MockClock(autojump_threshold=0))
 
 
-def speed_rows(*, blocks: int, runs: int) -> list[Row]:
-    """Four validators without faults or latency: blocks a real second."""
+def speed_rows(*, runs: int) -> list[Row]:
+    """The simulator itself, four validators without faults: blocks a real second, from its start to its end."""
     rates: list[float] = []
     processor: list[float] = []
-
-    async def measure(net: Net) -> None:
-        await net.cluster.reach(SETTLE_BLOCKS, net.nodes, within_s=1e6)
+    for seed in range(runs):
         began, used = time.perf_counter(), time.process_time()
-        await net.cluster.reach(SETTLE_BLOCKS + blocks, net.nodes, within_s=1e6)
-        rates.append(blocks / (time.perf_counter() - began))
-        processor.append((time.process_time() - used) / blocks)
-
-    for _ in range(runs):
-        _simulate(4, measure, dials=None, latency_s=None, pacing=Pacing())
+        result = simulate(seed, "plain", 4)
+        assert result.violation is None, result.violation
+        rates.append(result.blocks / (time.perf_counter() - began))
+        processor.append((time.process_time() - used) / result.blocks)
     beside = {
         "lowest of the runs": min(rates),
         "highest": max(rates),
@@ -210,7 +202,6 @@ def finality_rows(*, validators: int, blocks: int, dials: int) -> list[Row]:
     facts: dict[str, float] = {}
 
     async def measure(net: Net) -> None:
-        assert isinstance(net.network, DelayingNetwork)
         began = time.perf_counter()
         last = SETTLE_BLOCKS + blocks
         await net.cluster.reach(last, net.nodes, within_s=1e6)
@@ -227,7 +218,7 @@ def finality_rows(*, validators: int, blocks: int, dials: int) -> list[Row]:
         "lower bound: 3 crossings of 2 hops at 0.05": 0.3,
         **facts,
     }
-    name = f"simulator: {validators} validators, finality, median"
+    name = f"virtual network: {validators} validators, finality, median"
     return [Row(name, median(found), "s (virtual)", 1, at_least=False, beside=beside)]
 
 
@@ -236,7 +227,6 @@ def vote_rows(*, validators: int, blocks: int, dials: int) -> list[Row]:
     facts: dict[str, float] = {}
 
     async def measure(net: Net) -> None:
-        assert isinstance(net.network, DelayingNetwork)
         await net.cluster.reach(SETTLE_BLOCKS, net.nodes, within_s=1e6)
         seen = net.network.seen
         seen.clear()
