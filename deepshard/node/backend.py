@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import trio
@@ -320,7 +320,7 @@ class NodeBackend:
             seed=int(request.get("seed") or 0),
         ) as pieces:
 
-            async def stream() -> AsyncIterator[Json]:
+            async def stream() -> AsyncGenerator[Json, None]:
                 async for piece in pieces:
                     if isinstance(piece, GenerateResult):
                         yield {
@@ -331,7 +331,8 @@ class NodeBackend:
                     else:
                         yield {"text": piece}
 
-            yield stream()
+            async with aclosing(stream()) as shown:  # a client may leave in the middle
+                yield shown
 
     def metrics(self) -> bytes:
         """See `Backend.metrics`."""

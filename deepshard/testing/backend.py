@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import trio
@@ -135,12 +135,12 @@ class ScriptedBackend:
         self._called("chat", dict(request))
         self.chat_open += 1
         try:
-            async with trio.open_nursery():
-                yield self._stream()
+            async with trio.open_nursery(), aclosing(self._stream()) as pieces:  # a client may leave in the middle
+                yield pieces
         finally:
             self.chat_open -= 1
 
-    async def _stream(self) -> AsyncIterator[Json]:
+    async def _stream(self) -> AsyncGenerator[Json, None]:
         for piece in self.pieces:
             if isinstance(piece, Exception):
                 raise piece

@@ -165,6 +165,14 @@ async def test_generation_ends_when_the_client_leaves(
             await wait_all_tasks_blocked()
 
 
+async def test_a_stream_that_is_left_in_the_middle_is_closed(backend: ScriptedBackend) -> None:
+    async with backend.chat({}) as pieces:
+        assert await anext(pieces) == {"text": "The moon "}
+    with pytest.raises(StopAsyncIteration):
+        await anext(pieces)
+    assert backend.chat_open == 0
+
+
 async def test_models(http: httpx.AsyncClient, backend: ScriptedBackend) -> None:
     listed = (await http.get("/v1/models")).json()
     assert listed["object"] == "list"
