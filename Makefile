@@ -55,7 +55,7 @@ clauses: .venv/.installed ## write protocol-spec/clauses.md again: which vectors
 
 bench-quick: .venv/.installed ## every bench in its shortest form
 	$(RUN) -m bench.detection --quick
-	$(RUN) -m bench.kernel_moments --quick
+	$(RUN) -m bench.kernels cpu --quick
 	$(RUN) -m bench.wire --quick
 	$(RUN) -m bench.consensus --quick
 

@@ -1,0 +1,49 @@
+"""Contenders timed in turns, and the rate at which this machine multiplies matrices that stay in its caches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+import torch
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def in_turns(contenders: Mapping[str, Callable[[], object]], *, runs: int) -> dict[str, list[float]]:
+    """Seconds of each, round by round, after one round that isn't counted."""
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(runs + 1):
+        for name, function in contenders.items():
+            taken = seconds_of(function)
+            if turn:
+                found[name].append(taken)
+    return found
+
+
+def ratios(seconds: Mapping[str, list[float]], above: str, below: str) -> list[float]:
+    """`above` over `below`, round by round."""
+    return [one / other for one, other in zip(seconds[above], seconds[below], strict=True)]
+
+
+def product_in_cache(width: int, *, multiplies: int) -> Callable[[], None]:
+    """A function that does `multiplies` fp32 multiply-adds in products of 512 x `width` x 512, all on the same data."""
+    left, right = torch.randn(512, width), torch.randn(512, width)
+    out = torch.empty(512, 512)
+    times = round(multiplies / (512 * 512 * width))
+
+    def multiply() -> None:
+        for _ in range(times):
+            torch.mm(left, right.T, out=out)
+
+    return multiply
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """What stands beside a median."""
+    return {"lowest of the runs": min(values), "highest": max(values), "median": median(values)}
