@@ -21,7 +21,7 @@ import trio
 from trio.testing import MockClock
 
 from bench.wire.rows import Row
-from deepshard.consensus.types import Proposal
+from deepshard.ballots import Proposal
 from deepshard.encoding import decode, encode
 from deepshard.net.types import NetworkEvent
 from deepshard.services.pacing import Pacing

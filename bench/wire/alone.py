@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from deepshard.consensus.types import Vote, VoteKind
+from deepshard.ballots import Vote, VoteKind
 from deepshard.encoding import decode, encode
 from deepshard.identity.keys import SecretKey, verify_signature
 from deepshard.wire.frames import FRAME_TAG
@@ -75,7 +75,7 @@ def handshake_rows(*, handshakes: int) -> list[Row]:
 
 
 def codec_rows(*, runs: int) -> list[Row]:
-    vote = Vote(VoteKind.PRECOMMIT, 123_456, 2, bytes(range(32)), bytes(range(20)), bytes(range(64)))
+    vote = Vote(VoteKind.PRECOMMIT, 123_456, 2, -1, bytes(range(32)), bytes(range(20)), bytes(range(64)))
     data = encode(vote)
     assert decode(data, Vote, bytes_max=512) == vote
     encode_s = seconds_per_call(lambda: encode(vote), calls=5000, runs=runs)

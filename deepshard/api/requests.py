@@ -45,7 +45,7 @@ class Vote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proposal: Identifier
     accept: bool
     harmful: bool = False
-    scores: Annotated[list[AxisScores], msgspec.Meta(min_length=1, max_length=SEGMENTS_MAX)] | None = None
+    scores: Annotated[list[AxisScores], -1, msgspec.Meta(min_length=1, max_length=SEGMENTS_MAX)] | None = None
     predicted_accept_bp: BasisPoints | None = None
 
 

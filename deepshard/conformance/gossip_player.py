@@ -11,6 +11,7 @@ from secrets import randbits, token_bytes
 
 import trio
 
+from deepshard.ballots import Vote, VoteKind
 from deepshard.conformance import packets as wire
 from deepshard.conformance.account import Purse
 from deepshard.conformance.harness import Harness
@@ -18,7 +19,6 @@ from deepshard.conformance.inbound import Packet
 from deepshard.conformance.opening import LIGHT, MEMBER, Self
 from deepshard.conformance.peer import Ended, RawPeer
 from deepshard.conformance.verdicts import ClauseFailed
-from deepshard.consensus.types import Vote, VoteKind
 from deepshard.encoding import encode
 from deepshard.gossip.script_steps import (
     Absent,
@@ -140,7 +140,7 @@ class Player:
                 self._units[name] = b"\xc1" + token_bytes(40)
             case "old-vote" | "future-vote":
                 height = 1 if recipe == "old-vote" else 2**40
-                self._units[name] = encode(Vote(VoteKind.PREVOTE, height, 0, ZERO_DIGEST, key.address, bytes(64)))
+                self._units[name] = encode(Vote(VoteKind.PREVOTE, height, 0, -1, ZERO_DIGEST, key.address, bytes(64)))
             case "unknown" | "short":
                 self._ids[name] = token_bytes(ID_BYTES if recipe == "unknown" else ID_BYTES - 1)
 

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from deepshard.consensus.types import (
-    PROPOSAL_TAG,
-    VOTE_TAG,
-    CommitCertificate,
-    Proposal,
-    Vote,
-    VoteKind,
-    vote_sign_bytes,
-)
+from deepshard.ballots import PROPOSAL_TAG, VOTE_TAG, Proposal, Vote, VoteKind, names_its_proof, vote_sign_bytes
+from deepshard.consensus.types import CommitCertificate
 from deepshard.consensus.validators import ValidatorSet, proposer
 from deepshard.encoding import encode
 from deepshard.errors import BadSignature, RemoteError
@@ -24,6 +17,12 @@ class NotAValidator(RemoteError):
     def __init__(self, address: bytes, height: int) -> None:
         super().__init__(f"{address.hex()} is no validator at height {height}")
         self.address, self.height = address, height
+
+
+class InvalidVote(RemoteError):
+    """A vote that no honest validator casts."""
+
+    penalty = 50
 
 
 class InvalidProposal(RemoteError):
@@ -47,12 +46,19 @@ class InsufficientPower(InvalidCertificate):
 
 
 def verify_vote(chain_id: str, validators: ValidatorSet, vote: Vote) -> None:
-    """Check a vote's membership and signature; `validators` is the set of the vote's height.
+    """Check a vote's form, membership and signature; `validators` is the set of the vote's height.
 
     Raises:
+        InvalidVote: it names a proof-of-lock that it can't rest on: of its own or a later round, or though it is a
+            precommit or for nil.
         NotAValidator: the voter isn't in the set.
         BadSignature: the signature doesn't verify.
     """
+    if not names_its_proof(vote):
+        raise InvalidVote(
+            f"{vote.kind.name.lower()} of height {vote.height}, round {vote.round} names a proof-of-lock of round "
+            f"{vote.valid_round}"
+        )
     validator = validators.by_address.get(vote.validator)
     if validator is None:
         raise NotAValidator(vote.validator, vote.height)

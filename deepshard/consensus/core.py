@@ -9,6 +9,8 @@ Where this differs from the paper, and why it is safe:
 - An invalid re-proposal is answered by nil at once instead of at the timeout.
 - Lines 36 and 49 ask that we hold the block and found it valid, in whichever round it was proposed: more than two
   thirds of the votes already show that it was proposed in this one.
+- A prevote names the round of the proof-of-lock that it rests on, and counts for its block only where that proof is
+  known (`evidence`). Whoever prevotes the block it is locked on names the round of its lock.
 - Line 55 counts the highest round each validator was heard in, so a node that fell far behind catches up in one
   step although it keeps votes of `FUTURE_ROUNDS_MAX` rounds ahead only.
 - A node resumed in a voting step asks for that step's timeout at once: the votes that had caused it are gone.
@@ -19,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from deepshard.ballots import NO_ROUND, Proposal, Vote, VoteKind, names_its_proof
+from deepshard.consensus import lock_proofs as proofs
 from deepshard.consensus.events import (
     BuildValue,
     CastVote,
@@ -26,6 +30,8 @@ from deepshard.consensus.events import (
     Effect,
     Equivocation,
     Input,
+    LockForgotten,
+    LockProofReceived,
     ProposalEquivocation,
     ProposalReceived,
     Propose,
@@ -36,11 +42,14 @@ from deepshard.consensus.events import (
     VoteReceived,
 )
 from deepshard.consensus.tally import EMPTY_TALLY, Tally
-from deepshard.consensus.types import Proposal, SafetyState, Step, Vote, VoteKind
+from deepshard.consensus.types import LockProof, SafetyState, Step
 from deepshard.consensus.validators import ValidatorSet, proposer
+from deepshard.evidence import is_amnesia
 from deepshard.limits import FUTURE_ROUNDS_MAX
 from deepshard.primitives import ZERO_DIGEST
 
+LOCK_PROOFS_PER_ROUND_MAX = 4
+"""Blocks with a quorum in one round; a second one already takes a third of the power that voted twice."""
 PROPOSALS_PER_ROUND_MAX = 2
 """Different proposals kept of one round's proposer; more only where more than a third voted for the block."""
 
@@ -140,6 +149,8 @@ def apply(state: State, event: Input) -> Transition:
             taken = _take_proposal(state, event) if proposal.height == state.height else Transition(state)
         case VoteReceived(vote=vote):
             taken = _take_vote(state, vote) if vote.height == state.height else Transition(state)
+        case LockProofReceived(proof=proof):
+            taken = _take_lock_proof(state, proof) if proof.height == state.height else Transition(state)
         case TimeoutElapsed():
             taken = _take_timeout(state, event)
         case ValueBuilt():
@@ -192,18 +203,58 @@ def _has_support(state: State, round_: int, block_id: bytes) -> bool:
     return any(state.validators.has_honest(power) for power in powers)
 
 
-def _take_vote(state: State, vote: Vote) -> Transition:
-    if vote.validator not in state.validators.by_address:
+def _take_vote(state: State, vote: Vote, *, proven: bool = False) -> Transition:
+    """Count a vote; `proven` ones, which a quorum has cast together, are kept whatever else their voter said."""
+    if vote.validator not in state.validators.by_address or not names_its_proof(vote):
         return Transition(state)
     state = _hear(state, vote.validator, vote.round)
     if vote.round > state.round + FUTURE_ROUNDS_MAX:
         return Transition(state)
     tally = state.tally(vote.round, vote.kind)
-    counted, conflict = tally.add(vote, state.validators)
+    counted, conflict = tally.add(vote, state.validators, proven=proven)
     if counted is tally:
         return Transition(state)
-    state = replace(state, tallies={**state.tallies, (vote.round, vote.kind): counted})
-    return Transition(state, () if conflict is None else (Equivocation(conflict, vote),))
+    effects: tuple[Effect, ...] = () if conflict is None else (Equivocation(conflict, vote),)
+    effects += _forgotten_locks(state, vote)
+    return Transition(replace(state, tallies={**state.tallies, (vote.round, vote.kind): counted}), effects)
+
+
+def _forgotten_locks(state: State, vote: Vote) -> tuple[Effect, ...]:
+    """The first earlier vote of this validator with which a new one makes an amnesia, if there is one."""
+    if vote.block_id == ZERO_DIGEST:
+        return ()
+    other = VoteKind.PREVOTE if vote.kind is VoteKind.PRECOMMIT else VoteKind.PRECOMMIT
+    for (_, kind), tally in state.tallies.items():
+        for earlier in tally.votes.get(vote.validator, ()) if kind is other else ():
+            pair = (vote, earlier) if other is VoteKind.PREVOTE else (earlier, vote)
+            if is_amnesia(*pair):
+                return (LockForgotten(*pair),)
+    return ()
+
+
+def _take_lock_proof(state: State, proof: LockProof) -> Transition:
+    """Take all votes of a proof-of-lock, unless so many blocks have a quorum in that round that it leads nowhere."""
+    tally = state.tally(proof.round, VoteKind.PREVOTE)
+    quorums = sum(state.validators.is_quorum(power) for power in tally.power_by_id.values())
+    power = sum(state.validators.power_of(address) for address in {one.validator for one in proof.votes})
+    if quorums >= LOCK_PROOFS_PER_ROUND_MAX or not state.validators.is_quorum(power):
+        return Transition(state)
+    effects: list[Effect] = []
+    for vote in proof.unpacked():
+        taken = _take_vote(state, vote, proven=True)
+        state = taken.state
+        effects.extend(taken.effects)
+    return Transition(state, tuple(effects))
+
+
+def has_lock_proof(state: State, round_: int, block_id: bytes) -> bool:
+    """Whether a proof-of-lock of this round for the block is known (`lock_proofs`)."""
+    return proofs.has_lock_proof(state.tallies, state.validators, round_, block_id)
+
+
+def lock_proofs(state: State, round_: int, block_id: bytes) -> tuple[LockProof, ...]:
+    """The known proof-of-lock of a block in a round, after those that its votes rest on; nothing if it isn't known."""
+    return proofs.lock_proofs(state.tallies, state.validators, state.height, round_, block_id)
 
 
 def _take_timeout(state: State, timeout: TimeoutElapsed) -> Transition:
@@ -245,12 +296,29 @@ def _start_round(state: State, round_: int) -> Transition:
     return Transition(replace(state, proposed=True), (wake, offer))
 
 
-def _vote(state: State, kind: VoteKind, block_id: bytes) -> Transition:
+def _vote(state: State, kind: VoteKind, block_id: bytes, valid_round: int = NO_ROUND) -> Transition:
     """Cast a vote and enter its step; a follower only enters it."""
     state = replace(state, step=Step(kind))
     if not state.is_validator():
         return Transition(state)
-    return Transition(state, (CastVote(kind, state.height, state.round, block_id),))
+    return Transition(state, (CastVote(kind, state.height, state.round, block_id, valid_round),))
+
+
+def _prevote(state: State, received: ProposalReceived) -> Transition:
+    """Lines 23 and 29: prevote a valid block that the lock allows, else nil.
+
+    The lock allows what is locked, and what has a proof-of-lock of the lock's round or a later one. The vote names the
+    later of the two proofs that it may rest on: so it is never older than a precommit given before.
+    """
+    block_id, valid_round = received.proposal.block_id, received.proposal.valid_round
+    if not received.valid or not _lock_allows(state, block_id, valid_round):
+        return _vote(state, VoteKind.PREVOTE, ZERO_DIGEST)
+    justified_by = max(valid_round, state.locked_round) if state.locked_id == block_id else valid_round
+    return _vote(state, VoteKind.PREVOTE, block_id, justified_by)
+
+
+def _lock_allows(state: State, block_id: bytes, valid_round: int) -> bool:
+    return state.locked_round <= valid_round or state.locked_id == block_id
 
 
 def _schedule(state: State, step: Step) -> Transition:
@@ -258,17 +326,12 @@ def _schedule(state: State, step: Step) -> Transition:
     return Transition(replace(state, timeouts=state.timeouts | {step}), (wake,))
 
 
-def _lock_allows(state: State, block_id: bytes, valid_round: int) -> bool:
-    """Lines 23 and 29: not locked (at or after the proof-of-lock's round), or locked on this very block."""
-    return state.locked_round <= valid_round or state.locked_id == block_id
-
-
 def _decide(state: State) -> Transition | None:
     """Lines 49-54: a quorum of precommits for a block we hold, in any round."""
     for (round_, kind), tally in state.tallies.items():
         if kind is not VoteKind.PRECOMMIT:
             continue
-        block_id = tally.quorum_among(state.valid_blocks, state.validators)
+        block_id = next(tally.quorums_among(state.valid_blocks, state.validators), None)
         if block_id is not None:
             certificate = tally.certificate(state.height, round_, block_id)
             decided = Decide(state.height, round_, block_id, certificate)
@@ -293,9 +356,7 @@ def _prevote_fresh(state: State) -> Transition | None:
         return None
     for received in state.proposals.get(state.round, ()):
         if received.proposal.valid_round == -1:
-            block_id = received.proposal.block_id
-            accepted = received.valid and _lock_allows(state, block_id, -1)
-            return _vote(state, VoteKind.PREVOTE, block_id if accepted else ZERO_DIGEST)
+            return _prevote(state, received)
     return None
 
 
@@ -307,11 +368,8 @@ def _prevote_reproposal(state: State) -> Transition | None:
         proposal = received.proposal
         if proposal.valid_round == -1:
             continue
-        if not received.valid:
-            return _vote(state, VoteKind.PREVOTE, ZERO_DIGEST)
-        if state.tally(proposal.valid_round, VoteKind.PREVOTE).has_quorum_for(proposal.block_id, state.validators):
-            accepted = _lock_allows(state, proposal.block_id, proposal.valid_round)
-            return _vote(state, VoteKind.PREVOTE, proposal.block_id if accepted else ZERO_DIGEST)
+        if not received.valid or has_lock_proof(state, proposal.valid_round, proposal.block_id):
+            return _prevote(state, received)
     return None
 
 
@@ -319,7 +377,8 @@ def _lock_and_precommit(state: State) -> Transition | None:
     """Lines 36-43: a quorum of prevotes for a block we hold; it becomes valid, and locked if we are still voting."""
     if state.step is Step.PROPOSE or state.valid_round == state.round:
         return None
-    block_id = state.tally(state.round, VoteKind.PREVOTE).quorum_among(state.valid_blocks, state.validators)
+    candidates = state.tally(state.round, VoteKind.PREVOTE).quorums_among(state.valid_blocks, state.validators)
+    block_id = next((one for one in candidates if has_lock_proof(state, state.round, one)), None)
     if block_id is None:
         return None
     state = replace(state, valid_round=state.round, valid_id=block_id)

@@ -4,7 +4,8 @@ The host must, for each effect:
 
 - `BuildValue`: build a block on the parent and answer with `ValueBuilt`. If the signing guard holds a proposal for this
   round (the node crashed after it signed), answer with that block's id instead.
-- `Propose`: pass the guard, sign, send with the block, and feed the proposal back as `ProposalReceived`.
+- `Propose`: pass the guard, sign, send with the block, and feed the proposal back as `ProposalReceived`. Before one
+  with a valid round, send the proofs of it (`core.lock_proofs`): not everybody need have seen those votes.
 - `CastVote`: pass the guard together with `State.safety()`, sign, send, and feed the vote back as `VoteReceived`.
 - `ScheduleTimeout`: after a delay that grows with the round, answer with `TimeoutElapsed`.
 - `Decide`: store block and certificate, then feed `StartHeight` of the next height.
@@ -20,7 +21,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepshard.consensus.types import CommitCertificate, Proposal, SafetyState, Step, Vote, VoteKind
+from deepshard.ballots import NO_ROUND, Proposal, Vote, VoteKind
+from deepshard.consensus.types import CommitCertificate, LockProof, SafetyState, Step
 from deepshard.consensus.validators import ValidatorSet
 
 
@@ -47,6 +49,13 @@ class VoteReceived:
     """A vote with a verified signature."""
 
     vote: Vote
+
+
+@dataclass(frozen=True, slots=True)
+class LockProofReceived:
+    """A proof-of-lock with verified signatures: its votes are taken though their voters may have said other things."""
+
+    proof: LockProof
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,8 @@ class CastVote:
     height: int
     round: int
     block_id: bytes
+    valid_round: int = NO_ROUND
+    """Round of the proof-of-lock that a prevote rests on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,5 +141,15 @@ class ProposalEquivocation:
     proposal_b: Proposal
 
 
-Input = StartHeight | ProposalReceived | VoteReceived | TimeoutElapsed | ValueBuilt
-Effect = BuildValue | Propose | CastVote | ScheduleTimeout | Decide | Equivocation | ProposalEquivocation
+@dataclass(frozen=True, slots=True)
+class LockForgotten:
+    """One validator prevoted against its own precommit without a proof-of-lock: evidence (`evidence.Amnesia`)."""
+
+    precommit: Vote
+    prevote: Vote
+
+
+Input = StartHeight | ProposalReceived | VoteReceived | LockProofReceived | TimeoutElapsed | ValueBuilt
+Effect = (
+    BuildValue | Propose | CastVote | ScheduleTimeout | Decide | Equivocation | ProposalEquivocation | LockForgotten
+)

@@ -1,7 +1,4 @@
-"""Values of consensus: validators, votes, proposals, headers, blocks and commit certificates.
-
-Sign-bytes bind the chain id, so a vote can't be replayed on another network. A vote for nil carries `ZERO_DIGEST`.
-"""
+"""Values of consensus: validators, headers, blocks and commit certificates; votes are in `deepshard.ballots`."""
 
 from __future__ import annotations
 
@@ -10,21 +7,10 @@ from typing import Annotated
 
 import msgspec
 
+from deepshard.ballots import Round, ValidRound, Vote, VoteKind
 from deepshard.encoding import Record, encode
 from deepshard.limits import VALIDATORS_MAX
 from deepshard.primitives import Address, Amount, Count, Digest, Height, PublicKey, Signature, tagged_hash
-
-VOTE_TAG = "vote"
-PROPOSAL_TAG = "proposal"
-Round = Count
-ValidRound = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
-
-
-class VoteKind(IntEnum):
-    """Which of the two voting steps a vote belongs to (arXiv 1807.04938, section 3)."""
-
-    PREVOTE = 1
-    PRECOMMIT = 2
 
 
 class Step(IntEnum):
@@ -59,36 +45,6 @@ class Validator(Record, frozen=True):
     power: Amount
 
 
-class Vote(Record, frozen=True):
-    """One signed prevote or precommit."""
-
-    kind: VoteKind
-    height: Height
-    round: Round
-    block_id: Digest
-    validator: Address
-    signature: Signature
-
-    def sign_bytes(self, chain_id: str) -> bytes:
-        """Bytes under the signature, tag `VOTE_TAG`."""
-        return vote_sign_bytes(chain_id, self.kind, self.height, self.round, self.block_id)
-
-
-class Proposal(Record, frozen=True):
-    """A proposer's signed offer of a block in a round; `valid_round` is -1 for a fresh block."""
-
-    height: Height
-    round: Round
-    valid_round: ValidRound
-    block_id: Digest
-    proposer: Address
-    signature: Signature
-
-    def sign_bytes(self, chain_id: str) -> bytes:
-        """Bytes under the signature, tag `PROPOSAL_TAG`."""
-        return encode((chain_id, self.height, self.round, self.valid_round, self.block_id))
-
-
 class CommitSignature(Record, frozen=True):
     """One validator's precommit signature inside a certificate."""
 
@@ -103,6 +59,32 @@ class CommitCertificate(Record, frozen=True):
     round: Round
     block_id: Digest
     signatures: Annotated[tuple[CommitSignature, ...], msgspec.Meta(max_length=VALIDATORS_MAX)]
+
+
+class LockProofVote(Record, frozen=True):
+    """One prevote inside a proof-of-lock."""
+
+    validator: Address
+    valid_round: ValidRound
+    signature: Signature
+
+
+class LockProof(Record, frozen=True):
+    """Prevotes of more than two thirds of the power for one block in one round, ordered by validator address."""
+
+    height: Height
+    round: Round
+    block_id: Digest
+    votes: Annotated[tuple[LockProofVote, ...], msgspec.Meta(max_length=VALIDATORS_MAX)]
+
+    def unpacked(self) -> tuple[Vote, ...]:
+        """The prevotes themselves."""
+        return tuple(
+            Vote(
+                VoteKind.PREVOTE, self.height, self.round, one.valid_round, self.block_id, one.validator, one.signature
+            )
+            for one in self.votes
+        )
 
 
 class Header(Record, frozen=True):
@@ -140,8 +122,3 @@ class Block(Record, frozen=True):
     header: Header
     transactions: tuple[bytes, ...]
     last_commit: CommitCertificate | None
-
-
-def vote_sign_bytes(chain_id: str, kind: VoteKind, height: int, round_: int, block_id: bytes) -> bytes:
-    """Bytes a vote's signature covers."""
-    return encode((chain_id, int(kind), height, round_, block_id))

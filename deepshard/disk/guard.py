@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from deepshard.consensus.types import Round, SafetyState, Step, VoteKind
+from deepshard.ballots import Round, ValidRound
+from deepshard.consensus.types import SafetyState, Step
 from deepshard.disk.database import CorruptRow, Database, row_checksum
 from deepshard.disk.files import OS_FILES, Files
 from deepshard.encoding import Record, decode, encode
@@ -40,6 +41,7 @@ class Signed(Record, frozen=True):
     round: Round
     step: Step
     block_id: Digest
+    valid_round: ValidRound
 
 
 class GuardRecord(Record, frozen=True):
@@ -84,16 +86,11 @@ class SigningGuard:
         """How many entries the consensus log had of `height` when it was last signed at; 0 if it wasn't."""
         return self._record.logged if self.signed(height) else 0
 
-    def allow_and_record(
-        self, kind: VoteKind | Step, height: int, round_: int, block_id: bytes, safety: SafetyState, *, logged: int = 0
-    ) -> None:
+    def allow_and_record(self, asked: Signed, safety: SafetyState, *, logged: int = 0) -> None:
         """Record a signature about to be given, durably; sign only after this returns.
 
         Args:
-            kind: the vote's kind, or `Step.PROPOSE` for a proposal.
-            height: of the vote or proposal.
-            round_: of the vote or proposal.
-            block_id: the block it is for; `ZERO_DIGEST` for nil.
+            asked: the vote or proposal, without its signature.
             safety: `State.safety()` after the transition that asked for the signature.
             logged: entries of this height in the consensus log, which are on disk.
 
@@ -101,7 +98,6 @@ class SigningGuard:
             DoubleSignRefused: something else was signed for this height, round and step, or something later was
                 signed already. Repeating a recorded signature is allowed.
         """
-        asked = Signed(height, round_, Step(int(kind)), block_id)
         if asked in self._record.signed:
             return
         if self._record.signed:
@@ -109,7 +105,7 @@ class SigningGuard:
             if _position(asked) <= _position(last):
                 same = (entry for entry in self._record.signed if _position(entry) == _position(asked))
                 raise DoubleSignRefused(asked, next(same, last))
-        self._write(GuardRecord((*self.signed(height), asked)[-SIGNED_MAX:], safety, logged))
+        self._write(GuardRecord((*self.signed(asked.height), asked)[-SIGNED_MAX:], safety, logged))
 
     def close(self) -> None:
         """Close the file."""

@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from deepshard.actors import Mailbox, Reply
+from deepshard.ballots import Vote
 from deepshard.consensus import core
 from deepshard.consensus.events import (
     BuildValue,
@@ -29,7 +30,7 @@ from deepshard.consensus.events import (
     ValueBuilt,
     VoteReceived,
 )
-from deepshard.consensus.types import Block, Step, Vote
+from deepshard.consensus.types import Block, Step
 from deepshard.disk.chain import ChainStore
 from deepshard.encoding import decode, encode
 from deepshard.errors import InvalidTransaction, LocalError, RemoteError

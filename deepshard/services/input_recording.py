@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import structlog
 
+from deepshard.ballots import Proposal, Vote
 from deepshard.consensus.events import Input, ProposalReceived, VoteReceived
-from deepshard.consensus.types import Proposal, Vote
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.input_log import LoggedInput, LoggedKind
 from deepshard.encoding import decode, encode

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import structlog
 
+from deepshard.ballots import Proposal, Vote
 from deepshard.consensus.certificates import verify_proposal, verify_vote
 from deepshard.consensus.events import ProposalReceived, VoteReceived
-from deepshard.consensus.types import Block, Header, Proposal, Vote
+from deepshard.consensus.types import Block, Header
 from deepshard.disk.chain import ChainStore
 from deepshard.encoding import decode
 from deepshard.errors import InvalidBlock, RemoteError

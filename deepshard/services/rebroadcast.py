@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from deepshard.consensus.types import Proposal, Vote
+from deepshard.ballots import Proposal, Vote
 from deepshard.limits import (
     FAR_VOTES_MAX,
     FUTURE_ROUNDS_MAX,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from deepshard.consensus.types import VOTE_TAG, CommitCertificate, CommitSignature, VoteKind, vote_sign_bytes
+from deepshard.ballots import VOTE_TAG, VoteKind, vote_sign_bytes
+from deepshard.consensus.types import CommitCertificate, CommitSignature
 from deepshard.disk.chain import ChainStore
 from deepshard.identity import SecretKey
 from deepshard.ledger.genesis import genesis_state

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
+from deepshard.ballots import Proposal, Vote, VoteKind
 from deepshard.consensus import core
 from deepshard.consensus.events import (
     BuildValue,
@@ -20,6 +21,8 @@ from deepshard.consensus.events import (
     Effect,
     Equivocation,
     Input,
+    LockForgotten,
+    LockProofReceived,
     ProposalEquivocation,
     ProposalReceived,
     Propose,
@@ -29,8 +32,9 @@ from deepshard.consensus.events import (
     ValueBuilt,
     VoteReceived,
 )
-from deepshard.consensus.types import Proposal, SafetyState, Step, Vote, VoteKind
+from deepshard.consensus.types import SafetyState, Step
 from deepshard.consensus.validators import ValidatorSet, proposer
+from deepshard.evidence import is_amnesia
 from deepshard.identity import SecretKey
 from deepshard.primitives import ZERO_DIGEST, tagged_hash
 
@@ -59,9 +63,11 @@ def block(name: str) -> bytes:
     return tagged_hash("test block", name.encode())
 
 
-def vote_by(validators: ValidatorSet, index: int, kind: VoteKind, round_: int, block_id: bytes) -> VoteReceived:
+def vote_by(
+    validators: ValidatorSet, index: int, kind: VoteKind, round_: int, block_id: bytes, valid_round: int = -1
+) -> VoteReceived:
     address = validators.validators[index].address
-    return VoteReceived(Vote(kind, HEIGHT, round_, block_id, address, NO_SIGNATURE))
+    return VoteReceived(Vote(kind, HEIGHT, round_, valid_round, block_id, address, NO_SIGNATURE))
 
 
 def proposal_in(
@@ -77,7 +83,8 @@ class Node:
 
     index: int
     state: core.State
-    signed: dict[tuple[Step, int], bytes] = field(default_factory=dict)
+    signed: dict[tuple[Step, int], tuple[bytes, int]] = field(default_factory=dict)
+    """Block id and valid round by step and round."""
     safety: SafetyState | None = None
     timeouts: list[TimeoutElapsed] = field(default_factory=list)
     decided: bytes | None = None
@@ -96,7 +103,7 @@ class Network:
         self.amnesia = amnesia
         self.sent: list[Input] = []
         self.waiting: list[tuple[int, Input]] = []
-        self.equivocations = 0
+        self.equivocations = self.forgotten = 0
         self.crashes = 0
         self.chaotic = True
         self.nodes: dict[int, Node] = {}
@@ -118,9 +125,9 @@ class Network:
         started = core.start_height(self._start(node.index, None if self.amnesia else node.safety))
         node.state = started.state
         self._perform(node, started.effects)
-        for (step, round_), block_id in sorted(node.signed.items()):
+        for (step, round_), (block_id, valid_round) in sorted(node.signed.items()):
             if step is not Step.PROPOSE:
-                self._send(vote_by(self.validators, node.index, VoteKind(step), round_, block_id))
+                self._send(vote_by(self.validators, node.index, VoteKind(step), round_, block_id, valid_round))
 
     def _send(self, event: Input, to: list[int] | None = None) -> None:
         self.sent.append(event)
@@ -138,18 +145,20 @@ class Network:
                 case BuildValue(height, round_):
                     node.builds += 1
                     fresh = block(f"{node.index} {round_} {node.builds}")
-                    block_id = node.signed.get((Step.PROPOSE, round_), fresh)
+                    block_id, _ = node.signed.get((Step.PROPOSE, round_), (fresh, -1))
                     self.waiting.append((node.index, ValueBuilt(height, round_, block_id)))
                 case Propose(_, round_, valid_round, block_id):
-                    self._record(node, Step.PROPOSE, round_, block_id)
+                    self._record(node, Step.PROPOSE, round_, block_id, valid_round)
+                    for proof in core.lock_proofs(node.state, valid_round, block_id):
+                        self._send(LockProofReceived(proof))
                     self._send(proposal_in(self.validators, round_, block_id, valid_round))
-                case CastVote(kind, _, round_, block_id):
-                    self._record(node, Step(kind), round_, block_id)
+                case CastVote(kind, _, round_, block_id, valid_round):
+                    self._record(node, Step(kind), round_, block_id, valid_round)
                     if self.chaotic and self.random.random() < 0.04:
                         self.crashes += 1
                         self._boot(node)
                         return
-                    self._send(vote_by(self.validators, node.index, kind, round_, block_id))
+                    self._send(vote_by(self.validators, node.index, kind, round_, block_id, valid_round))
                 case ScheduleTimeout(step, height, round_):
                     node.timeouts.append(TimeoutElapsed(step, height, round_))
                 case Decide(block_id=block_id, certificate=certificate):
@@ -159,19 +168,24 @@ class Network:
                     self._check_agreement()
                 case Equivocation(vote_a, vote_b):
                     self._check_evidence(vote_a.validator)
-                    assert vote_a.block_id != vote_b.block_id
+                    assert (vote_a.block_id, vote_a.valid_round) != (vote_b.block_id, vote_b.valid_round)
                 case ProposalEquivocation(proposal_a, _):
                     self._check_evidence(proposal_a.proposer)
+                case LockForgotten(precommit, prevote):
+                    self._check_evidence(prevote.validator)
+                    assert is_amnesia(precommit, prevote)
+                    self.forgotten += 1
 
     def _check_evidence(self, address: bytes) -> None:
         self.equivocations += 1
         if self.byzantine is None or address != self.validators.validators[self.byzantine].address:
             raise Violation(f"evidence against the honest {address.hex()}")
 
-    def _record(self, node: Node, step: Step, round_: int, block_id: bytes) -> None:
-        if not self.amnesia and node.signed.get((step, round_), block_id) != block_id:
+    def _record(self, node: Node, step: Step, round_: int, block_id: bytes, valid_round: int) -> None:
+        signed = (block_id, valid_round)
+        if not self.amnesia and node.signed.get((step, round_), signed) != signed:
             raise Violation(f"node {node.index} signs twice in step {step.name} of round {round_}")
-        node.signed[step, round_] = block_id
+        node.signed[step, round_] = signed
         node.safety = node.state.safety()
 
     def _check_agreement(self) -> None:
@@ -214,7 +228,9 @@ class Network:
             self._send(proposal_in(self.validators, round_, fresh, valid_round), targets)
         block_id = self.random.choice([ZERO_DIGEST, *ids, *ids[-2:] * len(ids)])
         for kind in VoteKind:
-            self._send(vote_by(self.validators, attacker, kind, round_, block_id), targets)
+            rests_on = kind is VoteKind.PREVOTE and block_id != ZERO_DIGEST and self.random.random() < 0.5
+            valid_round = self.random.randint(-1, round_ - 1) if rests_on else -1
+            self._send(vote_by(self.validators, attacker, kind, round_, block_id, valid_round), targets)
 
     def calm(self, rounds_max: int) -> None:
         """Stop all faults; everyone must decide within `rounds_max` rounds."""

@@ -11,6 +11,7 @@ from itertools import count
 
 from consensus_network import secret_keys
 
+from deepshard.ballots import VOTE_TAG, VoteKind, vote_sign_bytes
 from deepshard.consensus.blocks import build_header, genesis_tip, tip_of
 from deepshard.consensus.light import LightBlock, LightState, trust_genesis
 from deepshard.consensus.light_client import LightClientCore
@@ -28,7 +29,7 @@ from deepshard.consensus.light_events import (
     TimePassed,
     Trusted,
 )
-from deepshard.consensus.types import VOTE_TAG, CommitCertificate, CommitSignature, Header, VoteKind, vote_sign_bytes
+from deepshard.consensus.types import CommitCertificate, CommitSignature, Header
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.encoding import encode
 from deepshard.primitives import content_digest, tagged_hash

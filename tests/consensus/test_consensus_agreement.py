@@ -42,7 +42,7 @@ def test_without_faults_round_zero_decides() -> None:
 
 
 def test_the_scheduler_really_crashes_and_equivocates() -> None:
-    networks = [Network(seed, byzantine=seed % 4) for seed in range(10)]
+    networks = [Network(seed, byzantine=seed % 4) for seed in range(20)]
     for network in networks:
         network.chaos(300)
     assert sum(network.crashes for network in networks) > 10

@@ -6,6 +6,7 @@ import pytest
 from consensus_network import secret_keys, validator_set
 from msgspec.structs import replace
 
+from deepshard.ballots import PROPOSAL_TAG, VOTE_TAG, Proposal, Vote, VoteKind, vote_sign_bytes
 from deepshard.consensus.certificates import (
     InsufficientPower,
     InvalidCertificate,
@@ -16,16 +17,7 @@ from deepshard.consensus.certificates import (
     verify_proposal,
     verify_vote,
 )
-from deepshard.consensus.types import (
-    PROPOSAL_TAG,
-    VOTE_TAG,
-    CommitCertificate,
-    CommitSignature,
-    Proposal,
-    Vote,
-    VoteKind,
-    vote_sign_bytes,
-)
+from deepshard.consensus.types import CommitCertificate, CommitSignature
 from deepshard.consensus.validators import ValidatorSet, proposer
 from deepshard.encoding import encode
 from deepshard.errors import BadSignature
@@ -140,7 +132,7 @@ def test_the_largest_certificate_fits_its_bound() -> None:
 @pytest.mark.clause("9.2/2", "9.2/3")
 def test_votes() -> None:
     message = vote_sign_bytes(CHAIN, VoteKind.PREVOTE, 5, 0, BLOCK)
-    vote = Vote(VoteKind.PREVOTE, 5, 0, BLOCK, KEYS[1].address, KEYS[1].sign(VOTE_TAG, message))
+    vote = Vote(VoteKind.PREVOTE, 5, 0, -1, BLOCK, KEYS[1].address, KEYS[1].sign(VOTE_TAG, message))
     verify_vote(CHAIN, SET, vote)
     changed = [replace(vote, kind=VoteKind.PRECOMMIT), replace(vote, round=1), replace(vote, validator=KEYS[0].address)]
     for other in changed:

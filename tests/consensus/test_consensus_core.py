@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from consensus_network import HEIGHT, NO_SIGNATURE, block, proposal_in, secret_keys, validator_set, vote_by
 
+from deepshard.ballots import Vote, VoteKind
 from deepshard.consensus import core
 from deepshard.consensus.events import (
     BuildValue,
@@ -25,7 +26,7 @@ from deepshard.consensus.events import (
     ValueBuilt,
     VoteReceived,
 )
-from deepshard.consensus.types import SafetyState, Step, Vote, VoteKind
+from deepshard.consensus.types import SafetyState, Step
 from deepshard.consensus.validators import proposer
 from deepshard.limits import FUTURE_ROUNDS_MAX
 from deepshard.primitives import ZERO_DIGEST
@@ -103,10 +104,10 @@ def test_a_fresh_proposal_is_prevoted_if_valid(valid: bool, voted: bytes) -> Non
 
 
 @pytest.mark.clause("9.3/2")
-@pytest.mark.parametrize(("proposed", "voted"), [(A, A), (B, NIL)])
-def test_a_lock_answers_other_fresh_proposals_with_nil(proposed: bytes, voted: bytes) -> None:  # line 23
+@pytest.mark.parametrize(("proposed", "voted", "rests_on"), [(A, A, 0), (B, NIL, -1)])
+def test_a_lock_answers_other_fresh_proposals_with_nil(proposed: bytes, voted: bytes, rests_on: int) -> None:  # line 23
     _, effects = run(locked(A), offer(1, proposed))
-    assert effects == [CastVote(PREVOTE, HEIGHT, 1, voted)]
+    assert effects == [CastVote(PREVOTE, HEIGHT, 1, voted, rests_on)]
 
 
 @pytest.mark.clause("9.3/2")
@@ -116,7 +117,7 @@ def test_a_reproposal_waits_for_its_proof_of_lock() -> None:  # line 28
     state, effects = run(state, offer(1, B, 0), *votes(PREVOTE, 0, B, 2))
     assert effects == []
     _, effects = run(state, vote_by(SET, OTHERS[2], PREVOTE, 0, B))
-    assert effects == [CastVote(PREVOTE, HEIGHT, 1, B)]
+    assert effects == [CastVote(PREVOTE, HEIGHT, 1, B, 0)]
 
 
 @pytest.mark.clause("9.3/5")
@@ -127,11 +128,13 @@ def test_an_invalid_reproposal_gets_nil() -> None:
 
 
 @pytest.mark.clause("9.3/2")
-@pytest.mark.parametrize(("lock_round", "voted"), [(0, B), (1, B), (2, NIL)])
-def test_a_proof_of_lock_of_no_earlier_round_unlocks(lock_round: int, voted: bytes) -> None:  # line 29
+@pytest.mark.parametrize(("lock_round", "voted", "rests_on"), [(0, B, 1), (1, B, 1), (2, NIL, -1)])
+def test_a_proof_of_lock_of_no_earlier_round_unlocks(lock_round: int, voted: bytes, rests_on: int) -> None:  # line 29
     state = replace(fresh(), round=3, locked_round=lock_round, locked_id=A, valid_round=lock_round, valid_id=A)
     _, effects = run(state, offer(3, B, 1), *votes(PREVOTE, 1, B))
-    assert [effect for effect in effects if isinstance(effect, CastVote)] == [CastVote(PREVOTE, HEIGHT, 3, voted)]
+    assert [effect for effect in effects if isinstance(effect, CastVote)] == [
+        CastVote(PREVOTE, HEIGHT, 3, voted, rests_on)
+    ]
 
 
 def test_any_quorum_of_prevotes_starts_the_timeout_once() -> None:  # lines 34-35
@@ -276,8 +279,8 @@ def test_timeouts(state: core.State, step: Step, effects: list[Effect]) -> None:
 
 def test_what_does_not_concern_this_height_changes_nothing() -> None:
     state = fresh()
-    stranger = Vote(PREVOTE, HEIGHT, 0, A, secret_keys(5)[0].address[::-1], NO_SIGNATURE)
-    elsewhere = Vote(PREVOTE, HEIGHT + 1, 0, A, SET.validators[0].address, NO_SIGNATURE)
+    stranger = Vote(PREVOTE, HEIGHT, 0, -1, A, secret_keys(5)[0].address[::-1], NO_SIGNATURE)
+    elsewhere = Vote(PREVOTE, HEIGHT + 1, 0, -1, A, SET.validators[0].address, NO_SIGNATURE)
     right = offer(0, A).proposal
     wrong = [
         msgspec.structs.replace(right, height=HEIGHT + 1),

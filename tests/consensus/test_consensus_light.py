@@ -8,6 +8,7 @@ import pytest
 from consensus_network import secret_keys
 from msgspec.structs import replace
 
+from deepshard.ballots import VOTE_TAG, VoteKind, vote_sign_bytes
 from deepshard.consensus.blocks import ChainTip, build_header, genesis_tip, tip_of, validate_block
 from deepshard.consensus.light import (
     InsufficientTrust,
@@ -20,15 +21,7 @@ from deepshard.consensus.light import (
     verify_sequential,
     verify_skipping,
 )
-from deepshard.consensus.types import (
-    VOTE_TAG,
-    Block,
-    CommitCertificate,
-    CommitSignature,
-    Header,
-    VoteKind,
-    vote_sign_bytes,
-)
+from deepshard.consensus.types import Block, CommitCertificate, CommitSignature, Header
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.encoding import encode
 from deepshard.errors import InvalidBlock, MalformedMessage

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deepshard.consensus.types import SafetyState, Step, VoteKind
+from deepshard.ballots import VoteKind
+from deepshard.consensus.types import SafetyState, Step
 from deepshard.disk import chain as chain_module
 from deepshard.disk.chain import ChainStore, NewReceipt, StoredBlock
 from deepshard.disk.database import CorruptRow
@@ -38,8 +39,12 @@ def fill(home: Path, height: int = 3) -> None:
             stored(at), [receipt(ALICE, A, f"{at} a"), receipt(BOB, B, f"{at} b")], snapshot=b"state %d" % at
         )
     store.save_pending_block(height + 1, A, b"proposed a")
-    store.guard.allow_and_record(VoteKind.PRECOMMIT, height + 1, 0, A, safety(height + 1, Step.PRECOMMIT, A))
+    store.guard.allow_and_record(signed(VoteKind.PRECOMMIT, height + 1, 0, A), safety(height + 1, Step.PRECOMMIT, A))
     store.close()
+
+
+def signed(kind: VoteKind | Step, height: int, round_: int, block_id: bytes) -> Signed:
+    return Signed(height, round_, Step(int(kind)), block_id, -1)
 
 
 def safety(height: int, step: Step, locked: bytes = ZERO_DIGEST, round_: int = 0) -> SafetyState:
@@ -78,7 +83,7 @@ def test_everything_survives_reopening(tmp_path: Path) -> None:
     assert store.pending_blocks(4) == {A: b"proposed a"}
     assert store.pending_block(4, B) is None
     assert store.guard.safety() == safety(4, Step.PRECOMMIT, A)
-    assert store.guard.signed(4) == (Signed(4, 0, Step.PRECOMMIT, A),)
+    assert store.guard.signed(4) == (Signed(4, 0, Step.PRECOMMIT, A, -1),)
     store.close()
 
 
@@ -235,9 +240,9 @@ def test_the_guard_survives_the_loss_of_the_chain(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     assert store.height() == 0
     with pytest.raises(DoubleSignRefused):
-        store.guard.allow_and_record(VoteKind.PRECOMMIT, 4, 0, B, safety(4, Step.PRECOMMIT))
+        store.guard.allow_and_record(signed(VoteKind.PRECOMMIT, 4, 0, B), safety(4, Step.PRECOMMIT))
     with pytest.raises(DoubleSignRefused):
-        store.guard.allow_and_record(VoteKind.PREVOTE, 1, 0, A, safety(1, Step.PREVOTE))
+        store.guard.allow_and_record(signed(VoteKind.PREVOTE, 1, 0, A), safety(1, Step.PREVOTE))
     store.close()
 
 
@@ -292,14 +297,14 @@ def test_the_guard_refuses_conflicts_and_the_past(
 ) -> None:
     path = tmp_path / "guard.db"
     guard = SigningGuard(path)
-    guard.allow_and_record(VoteKind.PREVOTE, 5, 1, A, safety(5, Step.PREVOTE, round_=1))
-    guard.allow_and_record(VoteKind.PREVOTE, 5, 1, A, safety(5, Step.PREVOTE, round_=1))
+    guard.allow_and_record(signed(VoteKind.PREVOTE, 5, 1, A), safety(5, Step.PREVOTE, round_=1))
+    guard.allow_and_record(signed(VoteKind.PREVOTE, 5, 1, A), safety(5, Step.PREVOTE, round_=1))
     guard.close()
     guard = SigningGuard(path)
     with pytest.raises(DoubleSignRefused) as caught:
-        guard.allow_and_record(kind, height, round_, block_id, safety(height, Step(int(kind))))
-    assert caught.value.recorded == Signed(5, 1, Step.PREVOTE, A)
-    assert guard.signed(5) == (Signed(5, 1, Step.PREVOTE, A),)
+        guard.allow_and_record(signed(kind, height, round_, block_id), safety(height, Step(int(kind))))
+    assert caught.value.recorded == Signed(5, 1, Step.PREVOTE, A, -1)
+    assert guard.signed(5) == (Signed(5, 1, Step.PREVOTE, A, -1),)
     guard.close()
 
 
@@ -308,10 +313,10 @@ def test_the_guard_goes_forward_through_steps_rounds_and_heights(tmp_path: Path)
     assert (guard.safety(), guard.signed(1)) == (None, ())
     for round_ in range(2):
         for kind in (Step.PROPOSE, VoteKind.PREVOTE, VoteKind.PRECOMMIT):
-            guard.allow_and_record(kind, 1, round_, A, safety(1, Step(int(kind)), A, round_))
+            guard.allow_and_record(signed(kind, 1, round_, A), safety(1, Step(int(kind)), A, round_))
     assert [(entry.round, entry.step) for entry in guard.signed(1)] == [(r, step) for r in range(2) for step in Step]
-    guard.allow_and_record(VoteKind.PREVOTE, 2, 0, B, safety(2, Step.PREVOTE))
-    assert (guard.signed(1), guard.signed(2)) == ((), (Signed(2, 0, Step.PREVOTE, B),))
+    guard.allow_and_record(signed(VoteKind.PREVOTE, 2, 0, B), safety(2, Step.PREVOTE))
+    assert (guard.signed(1), guard.signed(2)) == ((), (Signed(2, 0, Step.PREVOTE, B, -1),))
     assert guard.safety() == safety(2, Step.PREVOTE)
     guard.close()
 
@@ -320,9 +325,9 @@ def test_the_guard_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("deepshard.disk.guard.SIGNED_MAX", 4)
     guard = SigningGuard(tmp_path / "guard.db")
     for round_ in range(6):
-        guard.allow_and_record(VoteKind.PREVOTE, 1, round_, A, safety(1, Step.PREVOTE, round_=round_))
+        guard.allow_and_record(signed(VoteKind.PREVOTE, 1, round_, A), safety(1, Step.PREVOTE, round_=round_))
     assert [entry.round for entry in guard.signed(1)] == [2, 3, 4, 5]
     with pytest.raises(DoubleSignRefused):
-        guard.allow_and_record(VoteKind.PREVOTE, 1, 0, A, safety(1, Step.PREVOTE))
+        guard.allow_and_record(signed(VoteKind.PREVOTE, 1, 0, A), safety(1, Step.PREVOTE))
     guard.close()
     assert SIGNED_MAX * 50 < 2**20

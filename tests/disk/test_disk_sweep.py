@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from deepshard.consensus.types import SafetyState, Step, VoteKind
+from deepshard.ballots import VoteKind
+from deepshard.consensus.types import SafetyState, Step
 from deepshard.disk.chain import ChainStore, NewReceipt, StoredBlock
-from deepshard.disk.guard import DoubleSignRefused
+from deepshard.disk.guard import DoubleSignRefused, Signed
 from deepshard.disk.input_log import LoggedInput, LoggedKind
 from deepshard.disk.journal import Journal
 from deepshard.primitives import content_digest
@@ -54,7 +55,7 @@ def live(disk: FaultDisk, promised: Promised, life: int) -> None:
             step = Step(int(kind))
             try:
                 safety = SafetyState(height, 0, step, -1, bytes(32), -1, bytes(32))
-                store.guard.allow_and_record(kind, height, 0, block_id, safety, logged=store.log.count)
+                store.guard.allow_and_record(Signed(height, 0, step, block_id, -1), safety, logged=store.log.count)
             except DoubleSignRefused:
                 continue
             assert promised.signed.setdefault((height, kind), block_id) == block_id

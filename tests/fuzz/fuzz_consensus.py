@@ -12,17 +12,9 @@ from harness import Harness
 from msgspec.structs import replace
 from samples import CHAIN, DIGEST, KEYS, VALIDATORS, certify, chain_of, signed_proposal, signed_vote
 
+from deepshard.ballots import PROPOSAL_TAG, VOTE_TAG, Proposal, Vote, VoteKind, vote_sign_bytes
 from deepshard.consensus.certificates import verify_certificate, verify_proposal, verify_vote
-from deepshard.consensus.types import (
-    PROPOSAL_TAG,
-    VOTE_TAG,
-    CommitCertificate,
-    CommitSignature,
-    Proposal,
-    Vote,
-    VoteKind,
-    vote_sign_bytes,
-)
+from deepshard.consensus.types import CommitCertificate, CommitSignature
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.encoding import decode, encode
 from deepshard.limits import CERTIFICATE_BYTES_MAX, VALIDATOR_SET_BYTES_MAX

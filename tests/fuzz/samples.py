@@ -7,20 +7,10 @@ from typing import Any, Final
 import consensus_network
 from msgspec.structs import replace
 
+from deepshard.ballots import PROPOSAL_TAG, VOTE_TAG, Proposal, Vote, VoteKind, vote_sign_bytes
 from deepshard.consensus.blocks import build_header, genesis_tip, tip_of
 from deepshard.consensus.light import LightBlock
-from deepshard.consensus.types import (
-    PROPOSAL_TAG,
-    VOTE_TAG,
-    Block,
-    CommitCertificate,
-    CommitSignature,
-    Header,
-    Proposal,
-    Vote,
-    VoteKind,
-    vote_sign_bytes,
-)
+from deepshard.consensus.types import Block, CommitCertificate, CommitSignature, Header
 from deepshard.consensus.validators import ValidatorSet, proposer
 from deepshard.encoding import Record, encode
 from deepshard.ledger.transactions import Transaction, TransactionBody, Transfer, sign_transaction
@@ -105,7 +95,7 @@ def message_samples() -> list[Message]:
 def signed_vote(kind: VoteKind = VoteKind.PREVOTE, block_id: bytes = DIGEST) -> Vote:
     key = KEYS[VALIDATORS.validators[1].address]
     signature = key.sign(VOTE_TAG, vote_sign_bytes(CHAIN, kind, 1, 0, block_id))
-    return Vote(kind, 1, 0, block_id, key.address, signature)
+    return Vote(kind, 1, 0, -1, block_id, key.address, signature)
 
 
 def signed_proposal(valid_round: int = -1) -> Proposal:

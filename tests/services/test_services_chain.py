@@ -13,7 +13,8 @@ import pytest
 import trio
 import trio.testing
 
-from deepshard.consensus.types import Block, Proposal, Vote, VoteKind
+from deepshard.ballots import Proposal, Vote, VoteKind
+from deepshard.consensus.types import Block
 from deepshard.disk.journal import Journal
 from deepshard.encoding import decode, encode
 from deepshard.errors import RemoteError, UsageError
@@ -250,6 +251,7 @@ async def test_forged_votes_and_swapped_blocks_cost_the_sender_and_stop_nobody(
             kind=VoteKind.PREVOTE,
             height=height,
             round=0,
+            valid_round=-1,
             block_id=bytes(32),
             validator=VALIDATORS[1].address,
             signature=bytes(64),

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from blake3 import blake3
 
-from deepshard.consensus.types import Proposal, Vote, VoteKind
+from deepshard.ballots import Proposal, Vote, VoteKind
 from deepshard.encoding import decode, encode
 from deepshard.errors import InvalidTransaction
 from deepshard.identity import SecretKey
@@ -99,7 +99,7 @@ def test_mempool_does_not_keep_what_the_check_refuses() -> None:
 
 
 def cast(number: int, *, kind: VoteKind = VoteKind.PREVOTE, round_: int = 0, validator: int = 0) -> Vote:
-    return Vote(kind, 5, round_, bytes([number]) * 32, bytes([validator]) * 20, bytes(64))
+    return Vote(kind, 5, round_, -1, bytes([number]) * 32, bytes([validator]) * 20, bytes(64))
 
 
 def taken(votes: HeightVotes, vote: Vote, current_round: int = 0) -> bool:

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 from memory_folder import memory_folder  # noqa: F401  # a fixture
 
-from deepshard.consensus.types import VOTE_TAG, Vote, VoteKind
+from deepshard.ballots import VOTE_TAG, Vote, VoteKind
 from deepshard.encoding import encode
 from deepshard.identity import SecretKey
 from deepshard.ledger.onion import OnionChain
@@ -106,7 +106,7 @@ async def test_a_validator_that_votes_for_thousands_of_rounds_stops_nobody(
         height = max(node.view.height for node in honest) + 1
         flood = []
         for round_ in range(4500):
-            vote = Vote(VoteKind.PREVOTE, height, round_, ZERO_DIGEST, hostile.key.address, bytes(64))
+            vote = Vote(VoteKind.PREVOTE, height, round_, -1, ZERO_DIGEST, hostile.key.address, bytes(64))
             signature = hostile.key.sign(VOTE_TAG, vote.sign_bytes(cluster.genesis.chain_id))
             flood.append(encode(msgspec.structs.replace(vote, signature=signature)))
         for start in range(0, len(flood), 500):

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 from memory_folder import memory_folder  # noqa: F401  # a fixture
 
-from deepshard.consensus.types import Vote, VoteKind
+from deepshard.ballots import Vote, VoteKind
 from deepshard.encoding import encode
 from deepshard.errors import MalformedMessage
 from deepshard.gossip.script_steps import Absent, Alive, AtMost, Closed, Expect, Script, Send, Template
@@ -100,7 +100,7 @@ class Player:
                     self.entries[name] = b"\xc1" + self.rng.randbytes(40)
                 case "old-vote" | "future-vote":
                     height = 1 if recipe == "old-vote" else 2**40
-                    vote = Vote(VoteKind.PREVOTE, height, 0, ZERO_DIGEST, stranger.address, bytes(64))
+                    vote = Vote(VoteKind.PREVOTE, height, 0, -1, ZERO_DIGEST, stranger.address, bytes(64))
                     self.entries[name] = encode(vote)
                 case "unknown" | "short":
                     self.ids[name] = self.rng.randbytes(16 if recipe == "unknown" else 15)

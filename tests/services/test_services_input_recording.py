@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from test_services_chain import GENESIS, ONIONS, VALIDATORS
 
-from deepshard.consensus.types import Vote
+from deepshard.ballots import Vote
 from deepshard.encoding import decode
 from deepshard.testing.chain_cluster import ChainCluster, FullNode
 from deepshard.testing.virtual_time import pass_time

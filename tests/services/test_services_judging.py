@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from deepshard.ballots import PROPOSAL_TAG, Proposal, Vote, VoteKind
 from deepshard.consensus.events import ProposalReceived
-from deepshard.consensus.types import PROPOSAL_TAG, Block, Proposal, Vote, VoteKind
+from deepshard.consensus.types import Block
 from deepshard.consensus.validators import proposer
 from deepshard.disk.chain import ChainStore
 from deepshard.encoding import decode, encode
@@ -90,7 +91,7 @@ def judge(stores: tuple[ChainStore, ChainStore]) -> Judge:
 @pytest.mark.parametrize(("height", "verdict"), [(0, Verdict.IGNORE), (2, Verdict.LATER), (2**62, Verdict.LATER)])
 def test_other_heights_give_no_event_and_no_fault(judge: Judge, height: int, verdict: Verdict) -> None:
     # Neither signature holds: that these aren't looked at shows that nothing is done for another height.
-    vote = Vote(VoteKind.PREVOTE, height, 0, bytes(32), next(iter(KEYS)), bytes(64))
+    vote = Vote(VoteKind.PREVOTE, height, 0, -1, bytes(32), next(iter(KEYS)), bytes(64))
     proposal = Proposal(height, 0, -1, b"b" * 32, next(iter(KEYS)), bytes(64))
     for unit in (
         entry_unit(Topic.CONSENSUS, Votes.KIND, encode(vote)),

@@ -11,8 +11,9 @@ import trio.testing
 from msgspec.structs import replace
 from test_services_chain import BOB, GENESIS, VALIDATORS, cluster, folder  # noqa: F401  # folder is a fixture
 
+from deepshard.ballots import VOTE_TAG, VoteKind, vote_sign_bytes
 from deepshard.consensus.light import LightBlock, decode_light_block
-from deepshard.consensus.types import VOTE_TAG, CommitCertificate, CommitSignature, VoteKind, vote_sign_bytes
+from deepshard.consensus.types import CommitCertificate, CommitSignature
 from deepshard.encoding import encode
 from deepshard.primitives import content_digest
 from deepshard.services.light import LightAttackDetected, LightClient

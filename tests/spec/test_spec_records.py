@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from spec_text import Shape, enumeration_text, parse_fields, rows, shape_of_fields
 
+from deepshard import ballots
 from deepshard.consensus import types as consensus
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.ledger import params, records, transactions, trie, trie_chunks
@@ -32,7 +33,7 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], ...]] = {
         manifest.TensorSlice,
         manifest.FileEntry,
     ),
-    "09-consensus": (consensus.Vote, consensus.Proposal),
+    "09-consensus": (ballots.Vote, ballots.Proposal),
     "10-blocks": (
         consensus.Validator,
         ValidatorSet,
@@ -128,7 +129,7 @@ def test_records_have_the_fields_of_the_code(chapter: str) -> None:
 
 @pytest.mark.parametrize(
     ("chapter", "enum"),
-    [("06-messages", BlobStatus), ("09-consensus", consensus.VoteKind)],
+    [("06-messages", BlobStatus), ("09-consensus", ballots.VoteKind)],
 )
 def test_enumerations_with_numbers_are_those_of_the_code(chapter: str, enum: type[Enum]) -> None:
     listed = {row["enumeration"]: row["values"] for row in rows(chapter, "enumeration", "values")}

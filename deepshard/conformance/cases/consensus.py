@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from secrets import token_bytes
 
+from deepshard.ballots import Proposal, Vote, VoteKind
 from deepshard.conformance import expect
 from deepshard.conformance.chain_view import headers
 from deepshard.conformance.harness import Harness
@@ -14,7 +15,7 @@ from deepshard.conformance.peer import RawPeer
 from deepshard.conformance.registry import Lane, case
 from deepshard.conformance.verdicts import CaseSkipped
 from deepshard.consensus.certificates import verify_proposal, verify_vote
-from deepshard.consensus.types import Block, Proposal, Vote, VoteKind
+from deepshard.consensus.types import Block
 from deepshard.consensus.validators import ValidatorSet, proposer
 from deepshard.encoding import decode, encode
 from deepshard.errors import RemoteError
@@ -129,7 +130,7 @@ async def proposed_block(harness: Harness) -> None:
 
 def _forged_vote(validators: ValidatorSet, height: int) -> Message:
     address = validators.validators[0].address
-    return Votes((encode(Vote(VoteKind.PREVOTE, height, 0, token_bytes(32), address, token_bytes(64))),))
+    return Votes((encode(Vote(VoteKind.PREVOTE, height, 0, -1, token_bytes(32), address, token_bytes(64))),))
 
 
 def _strangers_votes(_: ValidatorSet, height: int) -> Message:
@@ -137,8 +138,8 @@ def _strangers_votes(_: ValidatorSet, height: int) -> Message:
     votes = []
     for _number in range(TRIES):
         key = SecretKey(token_bytes(32))
-        unsigned = Vote(VoteKind.PREVOTE, height, 0, ZERO_DIGEST, key.address, bytes(64))
-        votes.append(encode(Vote(VoteKind.PREVOTE, height, 0, ZERO_DIGEST, key.address, unsigned.signature)))
+        unsigned = Vote(VoteKind.PREVOTE, height, 0, -1, ZERO_DIGEST, key.address, bytes(64))
+        votes.append(encode(Vote(VoteKind.PREVOTE, height, 0, -1, ZERO_DIGEST, key.address, unsigned.signature)))
     return Votes(tuple(votes))
 
 
@@ -238,7 +239,7 @@ async def _next_status_or_ban(peer: RawPeer) -> bool:
 async def far_ahead(harness: Harness) -> None:
     peer = await _member(harness)
     for height in (2**40, 2**62):
-        vote = Vote(VoteKind.PRECOMMIT, height, 0, token_bytes(32), token_bytes(20), token_bytes(64))
+        vote = Vote(VoteKind.PRECOMMIT, height, 0, -1, token_bytes(32), token_bytes(20), token_bytes(64))
         proposal = Proposal(height, 0, -1, token_bytes(32), token_bytes(20), token_bytes(64))
         await peer.say(Votes((encode(vote),)))
         await peer.say(BlockProposal(encode(proposal), b"\xc1"))

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import trio
 
+from deepshard.ballots import Proposal
 from deepshard.conformance import expect
 from deepshard.conformance import packets as wire
 from deepshard.conformance.harness import Harness
 from deepshard.conformance.peer import RawPeer
 from deepshard.conformance.registry import Level, case
 from deepshard.conformance.verdicts import CaseSkipped
-from deepshard.consensus.types import Proposal
 from deepshard.encoding import encode
 from deepshard.limits import (
     ATTACHMENT_BYTES_MAX,

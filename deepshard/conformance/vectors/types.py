@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from deepshard.consensus.types import CommitCertificate, Header, ValidRound, Vote
+from deepshard.ballots import ValidRound, Vote
+from deepshard.consensus.types import CommitCertificate, Header
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.ledger.records import Account
 from deepshard.ledger.transactions import Action, ReportScores, TransactionBody

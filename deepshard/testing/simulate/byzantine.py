@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from deepshard.consensus.types import PROPOSAL_TAG, VOTE_TAG, Block, Proposal, Vote
+from deepshard.ballots import PROPOSAL_TAG, VOTE_TAG, Proposal, Vote
+from deepshard.consensus.types import Block
 from deepshard.encoding import decode, encode
 from deepshard.errors import RemoteError
 from deepshard.identity import SecretKey

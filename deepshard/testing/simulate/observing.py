@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
+from deepshard.ballots import VoteKind
 from deepshard.consensus import core
 from deepshard.consensus.events import (
     CastVote,
@@ -15,7 +16,7 @@ from deepshard.consensus.events import (
     StartHeight,
     TimeoutElapsed,
 )
-from deepshard.consensus.types import Step, VoteKind
+from deepshard.consensus.types import Step
 from deepshard.primitives import ZERO_DIGEST
 from deepshard.testing.simulate.log import NODE, EventLog
 

@@ -9,10 +9,13 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from deepshard.consensus.types import PROPOSAL_TAG, VOTE_TAG, Header, Proposal, Vote, VoteKind
+from deepshard.ballots import PROPOSAL_TAG, VOTE_TAG, Proposal, Vote, VoteKind
+from deepshard.consensus.forensics import culprits, evidence_in
+from deepshard.consensus.types import Header
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.encoding import decode
 from deepshard.errors import BadSignature, RemoteError
+from deepshard.evidence import offence_of, verify_evidence
 from deepshard.identity import verify_signature
 from deepshard.ledger.state import State
 from deepshard.primitives import ZERO_DIGEST
@@ -28,7 +31,6 @@ class Oracle:
 
     Attributes:
         violation: the first broken promise, or None.
-        forked: whether conflicting blocks were decided by honest nodes, which more than a third of the power can cause.
         blocks: block id by height, as first decided.
         finality_s: for each honest node and height, virtual seconds from the proposal to the decision.
     """
@@ -44,7 +46,7 @@ class Oracle:
         stop: Callable[[], None],
     ) -> None:
         self.violation: str | None = None
-        self.forked = False
+        self._forked_at: int | None = None
         self.blocks: dict[int, bytes] = {}
         self.finality_s: list[float] = []
         self.votes: dict[bytes, Vote | None] = {}
@@ -61,6 +63,11 @@ class Oracle:
         self._tips: dict[str, tuple[int, bytes]] = {}
         self._trusted: dict[int, bytes] = {}
 
+    @property
+    def forked(self) -> bool:
+        """Whether honest nodes decided conflicting blocks, which more than a third of the power can cause."""
+        return self._forked_at is not None
+
     def fail(self, violation: str) -> None:
         """A promise is broken."""
         if self.violation is None:
@@ -76,7 +83,7 @@ class Oracle:
         first = self.blocks.setdefault(height, block_id)
         self._log.add("decided", node, height=height, block=block_id.hex()[:16], state=state.root.hex()[:16])
         if first != block_id:
-            self.forked = True
+            self._forked_at = height if self._forked_at is None else min(height, self._forked_at)
             self._log.seen["forked"] += 1
             if not self._beyond:
                 self.fail(f"height {height}: {node} decided {block_id.hex()[:16]}, others {first.hex()[:16]}")
@@ -221,29 +228,25 @@ class Oracle:
             self.fail(f"{node} has evidence against the honest {validator.hex()[:16]}")
 
     def check_blame(self) -> None:
-        """Where honest nodes decided different blocks, two signatures each must convict a third of the power."""
-        if not self.forked:
-            return
-        faulty = self._double_signers()
-        heights = sorted(self._sets)
-        validators = self._sets[heights[-1]]
-        power = sum(map(validators.power_of, sorted(faulty)))
-        self._log.add("blamed", "-", validators=len(faulty), power=power, of=validators.total_power)
-        if 3 * power < validators.total_power:
-            self.fail(f"a fork, but signatures convict {power} of {validators.total_power} only")
-        elif faulty & self._honest:
-            self.fail("a fork, and signatures convict an honest validator")
-        else:
-            self._log.seen["blamed"] += 1
+        """What honest nodes heard accuses no honest one; where it forked, it convicts a third of the power."""
+        for height in sorted({vote.height for vote in self.votes.values() if vote is not None}):
+            validators = self._sets.get(height)
+            if validators is None:
+                continue
+            keys = {one.address: one.public_key for one in validators.validators}
+            evidence = evidence_in(self._votes_at(height), keys)
+            for one in evidence:
+                verify_evidence(one, CHAIN_ID)
+                self._log.seen[f"evidence.{offence_of(one).kind}"] += 1
+            faulty = culprits(evidence)
+            if faulty & self._honest:
+                self.fail(f"height {height}: signatures convict an honest validator")
+            if height == self._forked_at:
+                power = sum(map(validators.power_of, sorted(faulty)))
+                self._log.add("blamed", "-", validators=len(faulty), power=power, of=validators.total_power)
+                self._log.seen["blamed"] += 1
+                if 3 * power <= validators.total_power:
+                    self.fail(f"a fork at height {height}, but {power} of {validators.total_power} are convicted only")
 
-    def _double_signers(self) -> set[bytes]:
-        places: dict[tuple[bytes, int, int, int], bytes] = {}
-        faulty: set[bytes] = set()
-        signed = [
-            (v.validator, v.height, v.round, int(v.kind), v.block_id) for v in self.votes.values() if v is not None
-        ]
-        signed += [(p.proposer, p.height, p.round, 0, p.block_id) for p in self.proposals.values() if p is not None]
-        for validator, height, round_, step, block_id in signed:
-            if places.setdefault((validator, height, round_, step), block_id) != block_id:
-                faulty.add(validator)
-        return faulty
+    def _votes_at(self, height: int) -> list[Vote]:
+        return [vote for vote in self.votes.values() if vote is not None and vote.height == height]

@@ -128,6 +128,11 @@ class Plan(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, faults=tuple(self.faults[number] for number in kept))
 
 
+def meets_second_twin(seed: int, number: int) -> bool:
+    """Whether a node talks to the second instances of twins."""
+    return chance(f"twins {seed} {number}").random() < 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A family of plans. `faults` are the kinds drawn from, `faults_max` how many at most."""
@@ -263,6 +268,8 @@ def draw(seed: int, scenario: str, nodes: int | None = None) -> Plan:
         faults.append(_fault(rng, "late", members, byzantine, busy_s))
     if family.byzantine == "beyond":
         faults += [_fault(rng, kind, members, byzantine, busy_s) for kind in ("twins", "equivocate")]
+        if rng.random() < 0.6:
+            faults += _rift(rng, seed, [number for number in range(members) if number not in byzantine], busy_s)
     return Plan(
         seed=seed,
         scenario=scenario,
@@ -342,6 +349,13 @@ def _fault(rng: random.Random, kind: FaultKind, members: int, byzantine: tuple[i
             return Fault(kind, 0.0, 1e4, liars, amount=rng.choice((0.0, 1.0)))
         case _:
             return Fault(kind, at, until, liars, others, amount=rng.choice((0.3, 0.7, 1.0)))
+
+
+def _rift(rng: random.Random, seed: int, honest: list[int], seconds: float) -> list[Fault]:
+    """The honest are parted along the line between the instances of twins: each side is told another story."""
+    sides = [tuple(n for n in honest if meets_second_twin(seed, n) is second) for second in (False, True)]
+    at, until = round(rng.uniform(0, seconds * 0.3), 3), round(seconds * rng.uniform(0.6, 2.0), 3)
+    return [Fault("partition", at, until, one, other) for one, other in (sides, sides[::-1])]
 
 
 def _work(

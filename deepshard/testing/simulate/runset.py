@@ -31,6 +31,8 @@ _RARE = frozenset(
         "core.resume.locked",
         "blamed",
         "forked",
+        "evidence.amnesia",
+        "evidence.duplicate-vote",
         "bit-rot.refused",
         "join.installed",
     }

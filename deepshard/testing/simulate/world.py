@@ -28,7 +28,7 @@ from deepshard.testing.simulate.log import EventLog
 from deepshard.testing.simulate.network import Network, Port
 from deepshard.testing.simulate.node import Node, describe
 from deepshard.testing.simulate.oracle import CHAIN_ID, Oracle
-from deepshard.testing.simulate.plan import BYZANTINE_KINDS, Fault, Plan, chance
+from deepshard.testing.simulate.plan import BYZANTINE_KINDS, Fault, Plan, chance, meets_second_twin
 from deepshard.testing.simulate.reader import Reader
 
 ONION_LAYERS: Final = 1200
@@ -175,7 +175,7 @@ class World:
         """Whether this instance of a node, of two that are twins, is the one that another number talks to."""
         is_twin = node.name.endswith("'")
         has_twin = node.number in self._twins
-        return not has_twin or (chance(f"twins {self.plan.seed} {other}").random() < 0.5) == is_twin
+        return not has_twin or meets_second_twin(self.plan.seed, other) == is_twin
 
     def _penalised(self, judge: Port, culprit: Port, error: RemoteError) -> None:
         is_honest = judge.number not in self.plan.byzantine and culprit.number not in self.plan.byzantine

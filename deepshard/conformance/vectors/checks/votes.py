@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from deepshard.ballots import Proposal, Vote
 from deepshard.conformance.vectors.check import Fields
 from deepshard.conformance.vectors.document import Json
 from deepshard.conformance.vectors.read import read_validators
 from deepshard.consensus.certificates import verify_proposal, verify_vote
-from deepshard.consensus.types import Proposal, Vote
 from deepshard.consensus.validators import ValidatorSet, proposer
 from deepshard.encoding import decode, encode
 from deepshard.identity import SecretKey

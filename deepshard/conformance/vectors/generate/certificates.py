@@ -7,11 +7,12 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from deepshard.ballots import VoteKind
 from deepshard.conformance.vectors.document import Json, accept, document, refuse
 from deepshard.conformance.vectors.generate import forms
 from deepshard.conformance.vectors.generate.network import BLOCK, CHAIN, KEYS, OTHER, certificate, members
 from deepshard.consensus.certificates import certificate_hash
-from deepshard.consensus.types import CommitCertificate, CommitSignature, Validator, VoteKind
+from deepshard.consensus.types import CommitCertificate, CommitSignature, Validator
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.encoding import encode
 from deepshard.primitives import ZERO_DIGEST, address_of

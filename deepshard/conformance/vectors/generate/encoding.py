@@ -198,7 +198,7 @@ def _bounds() -> Iterator[Json]:
         yield _good(name, _SIZES, kind, [7] * count) if 1 <= count <= 3 else _bad(name, _SIZES, kind, data, "1 to 3")
 
 
-VOTE: Final = [2, 7, 1, digest_of("block"), bytes(range(20)), bytes(range(64))]
+VOTE: Final = [2, 7, 1, -1, digest_of("block"), bytes(range(20)), bytes(range(64))]
 REPLY: Final = [1, bytes(32), 3]
 TRANSFER: Final = ["transfer", bytes(20), 5]
 
@@ -223,8 +223,8 @@ def _records() -> Iterator[Json]:
 
 def _broken_records() -> Iterator[Json]:
     vote, parts = forms.encoded(VOTE), [forms.encoded(value) for value in VOTE]
-    yield _bad("a vote with a field too many", _FIELDS, "Vote", forms.array([*parts, forms.NIL]), "six fields")
-    yield _bad("a vote with a field too few", _FIELDS, "Vote", forms.array(parts[:-1]), "six fields")
+    yield _bad("a vote with a field too many", _FIELDS, "Vote", forms.array([*parts, forms.NIL]), "seven fields")
+    yield _bad("a vote with a field too few", _FIELDS, "Vote", forms.array(parts[:-1]), "seven fields")
     yield _bad("an account without its last, empty list", _FIELDS, "Account", forms.encoded([0, 0, 0]), "four fields")
     yield _bad("an account of no fields", _FIELDS, "Account", forms.encoded([]), "four fields")
     yield _bad("a vote with two fields swapped", _FIELDS, "Vote", forms.array(parts[::-1]), "fields have an order")
@@ -242,7 +242,7 @@ def _broken_records() -> Iterator[Json]:
     for codec, why in (("gzip", "no codec is called so"), (0, "a codec is text")):
         entry = forms.encoded([slices, 4, zero, codec, zero, 4, zero])
         yield _bad(f"the codec {codec}", _ENUMERATION, "ShardEntry", entry, why)
-    longer = vote.replace(b"\x96\x02\x07", b"\x96\x02\xcc\x07", 1)
+    longer = vote.replace(b"\x97\x02\x07", b"\x97\x02\xcc\x07", 1)
     yield _bad("a longer integer within a vote", _FORMS, "Vote", longer, "the shortest form is 07")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from deepshard.ballots import VoteKind
 from deepshard.conformance.vectors.document import Json, accept, document
 from deepshard.conformance.vectors.generate import forms
 from deepshard.conformance.vectors.generate.network import BLOCK, KEYS, signed_proposal, signed_vote
-from deepshard.consensus.types import VoteKind
 from deepshard.encoding import encode
 from deepshard.primitives import tagged_hash
 

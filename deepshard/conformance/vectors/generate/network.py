@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from deepshard.ballots import NO_ROUND, PROPOSAL_TAG, VOTE_TAG, Proposal, Vote, VoteKind, vote_sign_bytes
 from deepshard.conformance.vectors.document import digest_of, key_of
-from deepshard.consensus.types import (
-    PROPOSAL_TAG,
-    VOTE_TAG,
-    CommitCertificate,
-    CommitSignature,
-    Header,
-    Proposal,
-    Vote,
-    VoteKind,
-    vote_sign_bytes,
-)
+from deepshard.consensus.types import CommitCertificate, CommitSignature, Header
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.encoding import encode
 from deepshard.identity import SecretKey
@@ -39,12 +30,13 @@ def signed_vote(
     round_: int,
     block_id: bytes,
     *,
+    valid_round: int = NO_ROUND,
     chain: str = CHAIN,
     tag: str = VOTE_TAG,
 ) -> Vote:
     """A vote by `key`."""
-    signature = key.sign(tag, vote_sign_bytes(chain, kind, height, round_, block_id))
-    return Vote(kind, height, round_, block_id, key.address, signature)
+    signature = key.sign(tag, vote_sign_bytes(chain, kind, height, round_, block_id, valid_round))
+    return Vote(kind, height, round_, valid_round, block_id, key.address, signature)
 
 
 def signed_proposal(

@@ -7,6 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from deepshard.ballots import PROPOSAL_TAG, Proposal, Vote, VoteKind, vote_sign_bytes
 from deepshard.conformance.vectors.document import Json, accept, document, refuse
 from deepshard.conformance.vectors.generate.network import (
     BLOCK,
@@ -17,14 +18,14 @@ from deepshard.conformance.vectors.generate.network import (
     signed_proposal,
     signed_vote,
 )
-from deepshard.consensus.types import PROPOSAL_TAG, Proposal, Vote, VoteKind, vote_sign_bytes
 from deepshard.consensus.validators import PROPOSER_STEP, ValidatorSet
 from deepshard.encoding import encode
 from deepshard.primitives import ZERO_DIGEST
 
-_VOTE, _VOTER, _PROPOSAL, _REFUSED, _TURN = (
+_VOTE, _VOTER, _NAMED, _PROPOSAL, _REFUSED, _TURN = (
     ("9.2/1", "9.2/2", "3.2/2"),
     ("9.2/3",),
+    ("9.2/9",),
     ("9.2/4", "9.2/5", "3.2/2"),
     ("9.2/6",),
     ("9.4/1",),
@@ -45,7 +46,7 @@ def make() -> Json:
 
 
 def _vote_fields(vote: Vote, chain: str = CHAIN) -> Json:
-    signed = vote_sign_bytes(chain, vote.kind, vote.height, vote.round, vote.block_id)
+    signed = vote_sign_bytes(chain, vote.kind, vote.height, vote.round, vote.block_id, vote.valid_round)
     return {"operation": "vote", "vote": vote, "encoded": encode(vote), "sign_bytes": signed}
 
 
@@ -60,6 +61,10 @@ def _votes() -> Iterator[Json]:
         for place in (0, 3):
             vote = signed_vote(KEYS[place], kind, height, round_, block_id)
             yield accept(f"{name} by validator {place}", _VOTE, **_vote_fields(vote))
+    for round_, valid_round in ((1, 0), (4, 1), (2**31 - 1, 2**31 - 2)):
+        vote = signed_vote(KEYS[0], _PREVOTE, 5, round_, BLOCK, valid_round=valid_round)
+        name = f"a prevote of round {round_} on the word of round {valid_round}"
+        yield accept(name, (*_VOTE, *_NAMED), **_vote_fields(vote))
 
 
 def _bad_votes() -> Iterator[Json]:
@@ -69,6 +74,7 @@ def _bad_votes() -> Iterator[Json]:
         "another height": replace(good, height=6),
         "another round": replace(good, round=2),
         "another block": replace(good, block_id=OTHER),
+        "another valid round": replace(good, valid_round=0),
         "a vote for nil made of one for a block": replace(good, block_id=ZERO_DIGEST),
         "another validator": replace(good, validator=KEYS[2].address),
         "a signature of zeros": replace(good, signature=bytes(64)),
@@ -79,6 +85,14 @@ def _bad_votes() -> Iterator[Json]:
         yield refuse(f"vote: {name}", (*_VOTE, *_VOTER), "BadSignature", **_vote_fields(vote))
     stranger = signed_vote(KEYS[8], _PREVOTE, 5, 1, BLOCK)
     yield refuse("vote: by nobody of the set", _VOTER, "NotAValidator", **_vote_fields(stranger))
+    misnamed = {
+        "the proof of its own round": signed_vote(KEYS[1], _PREVOTE, 5, 1, BLOCK, valid_round=1),
+        "the proof of a later round": signed_vote(KEYS[1], _PREVOTE, 5, 1, BLOCK, valid_round=2),
+        "a proof for nil": signed_vote(KEYS[1], _PREVOTE, 5, 1, ZERO_DIGEST, valid_round=0),
+        "a precommit on the word of a round": signed_vote(KEYS[1], _PRECOMMIT, 5, 1, BLOCK, valid_round=0),
+    }
+    for name, vote in misnamed.items():
+        yield refuse(f"vote: {name}", _NAMED, "InvalidVote", **_vote_fields(vote))
 
 
 def _proposal_fields(proposal: Proposal) -> Json:

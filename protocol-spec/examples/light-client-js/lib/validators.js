@@ -51,7 +51,14 @@ export const isQuorum = (set, power) => 3n * power > 2n * totalPower(set); // 10
 export const holdsHonest = (set, power) => 3n * power > totalPower(set); // 10.1/3
 
 // What a vote's signature is over (9.2/2).
-const VoteSignBytes = record('VoteSignBytes', { chainId: text(), kind: int(1, 2), height, round, blockId: digest });
+const VoteSignBytes = record('VoteSignBytes', {
+  chainId: text(),
+  kind: int(1, 2),
+  height,
+  round,
+  validRound: int(-1, 2 ** 31 - 1),
+  blockId: digest,
+});
 
 export const voteSignBytes = (chainId, vote) => encode({ chainId, ...vote }, VoteSignBytes);
 
@@ -79,7 +86,8 @@ export function verifyCertificate(chainId, set, certificate, blockId, blockHeigh
       `signed by power ${power} of ${totalPower(set)}, more than 2/3 is needed`,
     );
   }
-  const signed = voteSignBytes(chainId, { kind: PRECOMMIT, height: blockHeight, round: number, blockId });
+  const precommit = { kind: PRECOMMIT, height: blockHeight, round: number, validRound: -1, blockId };
+  const signed = voteSignBytes(chainId, precommit);
   for (const { validator, signature: each } of signatures) {
     if (!verify(keys.get(validator.toString('hex')), 'vote', signed, each)) {
       throw invalid(`signature of ${validator.toString('hex')} does not hold`);

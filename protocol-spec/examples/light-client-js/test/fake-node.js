@@ -93,7 +93,7 @@ export function makeChain(genesis, keysAt, count, { stateRoot, manifest }) {
     };
     parentId = blockId(header);
     const vote = { height: header.height, round: 0, blockId: parentId };
-    const signed = voteSignBytes(genesis.chainId, { kind: PRECOMMIT, ...vote });
+    const signed = voteSignBytes(genesis.chainId, { kind: PRECOMMIT, validRound: -1, ...vote });
     const byAddress = new Map(keysAt(height).map((key) => [addressOf(key.public).toString('hex'), key]));
     const signatures = set.validators.map(({ address }) => ({
       validator: address,

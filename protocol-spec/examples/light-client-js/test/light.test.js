@@ -60,7 +60,7 @@ function lightBlock(
     onionPreimage: noise(32, 6),
     ...changes,
   };
-  const vote = { kind: PRECOMMIT, height, round: 2, blockId: blockId(header), ...certificate };
+  const vote = { kind: PRECOMMIT, height, round: 2, validRound: -1, blockId: blockId(header), ...certificate };
   const signed = voteSignBytes(CHAIN, vote);
   const signatures = signers.map(({ address }) => ({
     validator: address,

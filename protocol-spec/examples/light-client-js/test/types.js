@@ -48,6 +48,7 @@ export const TYPES = {
     kind: int(1, 2),
     height: types.height,
     round: types.round,
+    validRound,
     blockId: types.digest,
     validator: types.address,
     signature: types.signature,

@@ -236,6 +236,8 @@ eachVector('votes', (each, { chain_id: chainId, validators }) => {
   } else if (each.operation === 'vote') {
     const vote = decode(unspell(each.encoded), TYPES.Vote, 512);
     assert.deepEqual(plain(vote), each.vote);
+    const named = vote.kind === 1 && !vote.blockId.equals(Buffer.alloc(32)) ? vote.validRound < vote.round : vote.validRound === -1;
+    if (!named) throw new RemoteError('InvalidVote', '9.2/9');
     check(vote.validator, 'vote', voteSignBytes(chainId, vote), vote.signature);
   } else {
     const proposal = decode(unspell(each.encoded), TYPES.Proposal, 512);
