@@ -10,8 +10,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from deepshard.cli import keys
+from deepshard.cli import keys, light
 from deepshard.cli.connection import Node
+from deepshard.cli.exits import CommandFailed
 from deepshard.cli.options import AsJson, Home, NodeUrl
 from deepshard.cli.output import printable, show_fields, show_json, show_table
 from deepshard.errors import DeepshardError, UsageError
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 licence_app = typer.Typer(name="licence", help="Buy the right to fetch and serve the weights.", no_args_is_help=True)
 app.add_typer(keys.app)
+app.add_typer(light.app)
 app.add_typer(licence_app)
 
 ProposalId = Annotated[str, typer.Argument(metavar="PROPOSAL", help="Identifier: 64 hexadecimal digits.")]
@@ -234,6 +236,8 @@ def _run() -> int:
         sys.stdout.flush()
     except UsageError as error:
         return _complain(str(error), 2)
+    except CommandFailed as error:
+        return _complain(str(error), error.code)
     except DeepshardError as error:
         return _complain(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):

@@ -253,7 +253,7 @@ class LightClientCore:
         """Use an answer. Whether it led anywhere."""
         match asked.purpose:
             case "root":
-                return self._take_root(blocks, now_ms)
+                return self._take_root(asked.peer, blocks, now_ms)
             case "climb":
                 climb = self._climb
                 assert climb is not None  # dropped only together with its question
@@ -275,7 +275,7 @@ class LightClientCore:
                     self._effects.append(self._descents.pop(0).found())
                 return True
 
-    def _take_root(self, blocks: list[LightBlock], now_ms: int) -> bool:
+    def _take_root(self, peer: bytes, blocks: list[LightBlock], now_ms: int) -> bool:
         assert self._named is not None
         height, block_id = self._named
         for block in blocks:
@@ -284,7 +284,7 @@ class LightClientCore:
                     self._genesis.chain_id, block, block_id, now_ms=now_ms, trusting_period_ms=self._period_ms
                 )
                 self._trail, self._named = Trail(Point(state, block)), None
-                self._effects.append(Trusted((block.header,), 0))
+                self._effects.append(Trusted((block.header,), (block,), peer, ()))
                 return True
         return False
 
@@ -378,10 +378,11 @@ class LightClientCore:
         self._check = None
         self._peers.praise(check.source)
         self.unwitnessed = not check.agreed
-        trace = [block.header for block in reversed(check.climb.trace)]
+        trace = tuple(reversed(check.climb.trace))
         linked = check.climb.linked()
-        others = [header for header in trace[1:] if header not in linked]
-        self._effects.append(Trusted((trace[0], *linked, *others), len(check.agreed)))
+        others = [block.header for block in trace[1:] if block.header not in linked]
+        headers = (trace[0].header, *linked, *others)
+        self._effects.append(Trusted(headers, trace, check.source, tuple(sorted(check.agreed))))
 
     # -- asking
 

@@ -101,11 +101,20 @@ class Trusted:
 
     Attributes:
         headers: verified, or proven by the parent id of one that is.
-        witnesses: how many peers showed the same; 0 where nobody could be asked.
+        blocks: of these, the ones that were verified by their own certificates.
+        source: who showed them.
+        agreed: the peers that showed the same; nobody where nobody could be asked.
     """
 
     headers: tuple[Header, ...]
-    witnesses: int
+    blocks: tuple[LightBlock, ...]
+    source: bytes
+    agreed: tuple[bytes, ...]
+
+    @property
+    def witnesses(self) -> int:
+        """How many peers showed the same."""
+        return len(self.agreed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,11 @@ class LightClient:
         return self._core.trusted.height
 
     @property
+    def is_waiting_for_root(self) -> bool:
+        """Whether the header that a person named hasn't come yet; `trusted` is genesis until then."""
+        return self._core.is_waiting_for_root
+
+    @property
     def attack(self) -> LightAttack | None:
         """The attack that ended trust, if there was one."""
         return self._core.attack
