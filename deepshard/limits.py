@@ -169,6 +169,8 @@ CLOCK_DRIFT_MS_MAX: Final = 10_000
 HEADER_BYTES_MAX: Final = 2 * KIB
 CERTIFICATE_BYTES_MAX: Final = 32 * KIB
 VALIDATOR_SET_BYTES_MAX: Final = 32 * KIB
+EVIDENCE_BYTES_MAX: Final = 140 * KIB
+"""Evidence in a file; the largest are two headers, each with its certificate and validator set."""
 
 # light client
 WITNESSES_MAX: Final = 3

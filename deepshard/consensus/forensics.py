@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from deepshard.ballots import Vote, VoteKind
 from deepshard.consensus.certificates import InvalidCertificate, verify_certificate
 from deepshard.consensus.types import CommitCertificate, Header
 from deepshard.consensus.validators import ValidatorSet
-from deepshard.encoding import Record
+from deepshard.encoding import Record, decode
 from deepshard.evidence import Amnesia, DuplicateVote, Evidence, InvalidEvidence, duplicate_vote, is_amnesia, offence_of
+from deepshard.limits import EVIDENCE_BYTES_MAX
 from deepshard.primitives import ZERO_DIGEST
 
 
@@ -40,6 +42,21 @@ class ConflictingCommits(Record, frozen=True, tag="conflicting-commits"):
 
     first: DecidedHeader
     second: DecidedHeader
+
+
+Accusation = Evidence | ConflictingCommits
+"""What a file of evidence holds: the canonical encoding of one of these (protocol-spec, chapter 9.5)."""
+
+
+def decode_accusation(data: bytes) -> Accusation:
+    """Read a file of evidence; not verified.
+
+    Raises:
+        RemoteError: it isn't one.
+    """
+    expected: Any = Accusation
+    accusation: Accusation = decode(data, expected, bytes_max=EVIDENCE_BYTES_MAX)
+    return accusation
 
 
 def conflicting_commits(one: DecidedHeader, other: DecidedHeader) -> ConflictingCommits:

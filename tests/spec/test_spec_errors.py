@@ -13,7 +13,7 @@ from spec_text import rows
 import deepshard
 from deepshard.errors import InvalidTransaction, RemoteError
 
-ROOMS: Final = ("errors", "ranges", "identity", "wire", "gossip", "consensus", "ledger", "shards")
+ROOMS: Final = ("errors", "ranges", "identity", "evidence", "wire", "gossip", "consensus", "ledger", "shards")
 """The rooms that judge what peers send; the others pass their errors on."""
 
 

@@ -10,6 +10,7 @@ import pytest
 from spec_text import Shape, enumeration_text, parse_fields, rows, shape_of_fields
 
 from deepshard import ballots
+from deepshard.consensus import forensics
 from deepshard.consensus import types as consensus
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.ledger import params, records, transactions, trie, trie_chunks
@@ -33,7 +34,7 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], ...]] = {
         manifest.TensorSlice,
         manifest.FileEntry,
     ),
-    "09-consensus": (ballots.Vote, ballots.Proposal),
+    "09-consensus": (ballots.Vote, ballots.Proposal, forensics.DecidedHeader),
     "10-blocks": (
         consensus.Validator,
         ValidatorSet,
@@ -85,6 +86,7 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], ...]] = {
     ),
 }
 
+EVIDENCE: tuple[type[msgspec.Struct], ...] = get_args(forensics.Accusation)
 ACTIONS: tuple[type[msgspec.Struct], ...] = get_args(transactions.Action)
 
 FREE: frozenset[type[msgspec.Struct]] = frozenset(
@@ -150,3 +152,12 @@ def test_actions_have_the_tags_and_fields_of_the_code() -> None:
         assert row["tag"].strip("`") == action.__struct_config__.tag
         assert row["fee"] == ("no" if action in FREE else "yes")
         assert parse_fields(row["fields"], names_of("11-transactions")) == shape_of_fields(action), action.__name__
+
+
+def test_evidence_has_the_tags_and_fields_of_the_code() -> None:
+    described = {row["evidence"]: row for row in rows("09-consensus", "evidence", "tag", "fields")}
+    assert list(described) == [kind.__name__ for kind in EVIDENCE]
+    for kind in EVIDENCE:
+        row = described[kind.__name__]
+        assert row["tag"].strip("`") == kind.__struct_config__.tag
+        assert parse_fields(row["fields"]) == shape_of_fields(kind), kind.__name__

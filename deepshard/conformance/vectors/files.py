@@ -25,6 +25,7 @@ NAMES: Final = (
     "placement",
     "votes",
     "certificates",
+    "evidence",
     "blocks",
     "light",
     "proofs",
