@@ -182,13 +182,13 @@ def _chain(manifest: Manifest, store: BlobStore, base: Weights | None) -> list[M
     return chain
 
 
-def _decode(number: int, chain: list[Manifest], store: BlobStore, base: Weights | None) -> bytes:
+def _decode(number: int, chain: list[Manifest], store: BlobStore, base: Weights | None) -> bytes | memoryview:
     needed: list[Manifest] = []
     for manifest in chain:
         needed.append(manifest)
         if manifest.shards[number].codec != "xor-planes":
             break
-    decoded: bytes | None = None
+    decoded: bytes | memoryview | None = None
     if needed[-1].shards[number].codec == "xor-planes":
         assert base is not None
         decoded = _bytes(base, needed[-1].shards[number].slices)

@@ -16,7 +16,7 @@ of all its slices of that dtype, concatenated; from the most significant byte to
 that is shorter than the plane itself, so a chunk is at most 37 bytes longer than its shard. A `raw` chunk is the
 decoded shard.
 
-numpy is imported here and nowhere else in this room; the control plane doesn't import this module.
+numpy is imported here and in `planes` and nowhere else in this room; the control plane imports neither.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import zstandard
 
 from deepshard.errors import LocalError
@@ -34,23 +33,23 @@ from deepshard.primitives import ZERO_DIGEST, content_digest
 from deepshard.shards.errors import CorruptChunk, WrongShardSize
 from deepshard.shards.layout import ITEM_BYTES, shard_name, slice_spans
 from deepshard.shards.manifest import Codec, DType, ShardEntry, TensorEntry, TensorSlice
+from deepshard.shards.planes import DEFAULT_LEVEL, Bytes, compress_plane, join_elements, split_elements
 
 Spans = Sequence[tuple[DType, int]]
 """Dtype and bytes of each slice, in the order of the decoded shard; see `layout.slice_spans`."""
+Buffer = bytes | bytearray | memoryview
+"""Bytes that aren't copied without need: a memoryview here is flat and of unsigned bytes."""
 
-DEFAULT_LEVEL: Final = 3
 _VERSION: Final = 1
 _ZSTD_FLAG: Final = 1 << 31
-_WORD: Final[dict[int, npt.DTypeLike]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
-_Bytes = npt.NDArray[np.uint8]
 
 
 def encode_shard(
-    decoded: bytes | bytearray | memoryview,
+    decoded: Buffer,
     spans: Spans,
     codec: Codec,
     *,
-    base: bytes | None = None,
+    base: Buffer | None = None,
     level: int = DEFAULT_LEVEL,
 ) -> bytes:
     """Encode the decoded bytes of a shard into its chunk.
@@ -58,7 +57,7 @@ def encode_shard(
     Args:
         decoded: the slices' elements, little-endian, concatenated.
         base: the parent's decoded shard, of the same length; for `xor-planes` and only there.
-        level: zstd's compression level.
+        level: zstd's compression level where a plane repeats itself.
     """
     assert len(decoded) == _total(spans)
     assert (base is not None) == (codec == "xor-planes")
@@ -68,20 +67,17 @@ def encode_shard(
     if base is not None:
         assert len(base) == len(decoded)
         data = data ^ np.frombuffer(base, np.uint8)
-    compressor = zstandard.ZstdCompressor(level=level)
     table: list[int] = []
-    encoded: list[bytes] = []
+    encoded: list[bytes | memoryview] = []
     for item_bytes, elements in _gather(data, spans):
-        for plane in _split(elements, item_bytes):
-            raw = plane.tobytes()
-            frame = compressor.compress(raw)
-            is_shorter = len(frame) < len(raw)
-            encoded.append(frame if is_shorter else raw)
-            table.append(len(encoded[-1]) | (_ZSTD_FLAG if is_shorter else 0))
+        for plane in split_elements(elements, item_bytes):
+            frame = compress_plane(plane, level)
+            encoded.append(np.ascontiguousarray(plane).data if frame is None else frame)
+            table.append(len(encoded[-1]) | (0 if frame is None else _ZSTD_FLAG))
     return struct.pack(f"<B{len(table)}I", _VERSION, *table) + b"".join(encoded)
 
 
-def decode_shard(chunk: bytes, spans: Spans, codec: Codec, *, base: bytes | None = None, name: str = "") -> bytes:
+def decode_shard(chunk: bytes, spans: Spans, codec: Codec, *, base: Buffer | None = None, name: str = "") -> memoryview:
     """Invert `encode_shard`. `name` is the shard's, for the error.
 
     Memory is bounded by `spans` whatever the chunk says: every plane's length is known before it is decompressed.
@@ -94,27 +90,27 @@ def decode_shard(chunk: bytes, spans: Spans, codec: Codec, *, base: bytes | None
     if codec == "raw":
         if len(chunk) != total:
             raise CorruptChunk(name, f"raw chunk is {len(chunk)} bytes, expected {total}")
-        return bytes(chunk)
+        return memoryview(chunk)
     sizes = _dtype_sizes(spans)
     lengths = [size // ITEM_BYTES[dtype] for dtype, size in sizes.items() for _ in range(ITEM_BYTES[dtype])]
     planes = iter(_read_planes(chunk, lengths, name))
-    joined: dict[DType, _Bytes] = {}
-    for dtype, size in sizes.items():
+    joined: dict[DType, Bytes] = {}
+    for dtype in sizes:
         item_bytes = ITEM_BYTES[dtype]
-        joined[dtype] = _join([next(planes) for _ in range(item_bytes)], size, item_bytes)
+        joined[dtype] = join_elements([next(planes) for _ in range(item_bytes)], item_bytes)
     data = _scatter(joined, spans)
     if base is not None:
         assert len(base) == total
         data = data ^ np.frombuffer(base, np.uint8)
-    return data.tobytes()
+    return data.data.toreadonly()
 
 
 def encode_entry(
     tensors: Sequence[TensorEntry],
     slices: tuple[TensorSlice, ...],
-    decoded: bytes,
+    decoded: Buffer,
     *,
-    base: bytes | None = None,
+    base: Buffer | None = None,
     level: int = DEFAULT_LEVEL,
 ) -> tuple[ShardEntry, bytes]:
     """Encode a shard and describe it for the manifest: as a delta where the parent's decoded `base` is given."""
@@ -133,8 +129,8 @@ def encode_entry(
 
 
 def decode_and_verify(
-    entry: ShardEntry, tensors: Sequence[TensorEntry], chunk: bytes, base: bytes | None = None
-) -> bytes:
+    entry: ShardEntry, tensors: Sequence[TensorEntry], chunk: bytes, base: Buffer | None = None
+) -> memoryview:
     """Decoded bytes of a shard of a checked manifest; the chunk's address is verified before anything is decompressed.
 
     Args:
@@ -170,12 +166,12 @@ def _dtype_sizes(spans: Spans) -> dict[DType, int]:
     return {dtype: size for dtype, size in sizes.items() if size}
 
 
-def _gather(data: _Bytes, spans: Spans) -> list[tuple[int, _Bytes]]:
+def _gather(data: Bytes, spans: Spans) -> list[tuple[int, Bytes]]:
     """Element size and elements of each dtype present; no copy where there is only one."""
     sizes = _dtype_sizes(spans)
     if len(sizes) == 1:
         return [(ITEM_BYTES[dtype], data) for dtype in sizes]
-    parts: dict[DType, list[_Bytes]] = {dtype: [] for dtype in sizes}
+    parts: dict[DType, list[Bytes]] = {dtype: [] for dtype in sizes}
     start = 0
     for dtype, size in spans:
         if size:
@@ -184,7 +180,7 @@ def _gather(data: _Bytes, spans: Spans) -> list[tuple[int, _Bytes]]:
     return [(ITEM_BYTES[dtype], np.concatenate(pieces)) for dtype, pieces in parts.items()]
 
 
-def _scatter(joined: dict[DType, _Bytes], spans: Spans) -> _Bytes:
+def _scatter(joined: dict[DType, Bytes], spans: Spans) -> Bytes:
     if len(joined) == 1:
         return next(iter(joined.values()))
     data = np.empty(_total(spans), np.uint8)
@@ -198,28 +194,7 @@ def _scatter(joined: dict[DType, _Bytes], spans: Spans) -> _Bytes:
     return data
 
 
-def _split(elements: _Bytes, item_bytes: int) -> list[_Bytes]:
-    """Planes from the most significant byte to the least, after a rotation left by one bit (i8: the bytes as is)."""
-    if item_bytes == 1:
-        return [elements]
-    words = elements.view(_WORD[item_bytes])
-    rotated = (words << 1) | (words >> (8 * item_bytes - 1))
-    columns = rotated.view(np.uint8).reshape(-1, item_bytes)
-    return [columns[:, k] for k in reversed(range(item_bytes))]
-
-
-def _join(planes: Sequence[_Bytes], size: int, item_bytes: int) -> _Bytes:
-    if item_bytes == 1:
-        return planes[0]
-    columns = np.empty((size // item_bytes, item_bytes), np.uint8)
-    for k, plane in zip(reversed(range(item_bytes)), planes, strict=True):
-        columns[:, k] = plane
-    words = columns.reshape(-1).view(_WORD[item_bytes])
-    unrotated = (words >> 1) | (words << (8 * item_bytes - 1))
-    return unrotated.view(np.uint8)
-
-
-def _read_planes(chunk: bytes, lengths: Sequence[int], name: str) -> list[_Bytes]:
+def _read_planes(chunk: bytes, lengths: Sequence[int], name: str) -> list[Bytes]:
     header_bytes = 1 + 4 * len(lengths)
     if len(chunk) < header_bytes:
         raise CorruptChunk(name, f"chunk of {len(chunk)} bytes ends in its header of {header_bytes}")
@@ -229,7 +204,7 @@ def _read_planes(chunk: bytes, lengths: Sequence[int], name: str) -> list[_Bytes
     encoded_bytes = sum(word & ~_ZSTD_FLAG for word in table)
     if len(chunk) != header_bytes + encoded_bytes:
         raise CorruptChunk(name, f"chunk is {len(chunk)} bytes, its header says {header_bytes + encoded_bytes}")
-    planes: list[_Bytes] = []
+    planes: list[Bytes] = []
     start = header_bytes
     for word, length in zip(table, lengths, strict=True):
         size = word & ~_ZSTD_FLAG

@@ -45,7 +45,7 @@ def _bf16_gaussian(elements: int, seed: int = 0) -> bytes:
 def test_planes_round_trip_for_any_mix_of_dtypes(shard: tuple[Spans, bytes]) -> None:
     spans, decoded = shard
     chunk = encode_shard(decoded, spans, "planes")
-    assert decode_shard(chunk, spans, "planes") == decoded
+    assert bytes(decode_shard(chunk, spans, "planes")) == decoded
     assert len(chunk) <= len(decoded) + 37
 
 
@@ -75,12 +75,12 @@ def test_slices_of_one_dtype_are_gathered_across_others() -> None:
     decoded = b"A" + struct.pack("<H", 0x8001) + b"BC"
     chunk = encode_shard(decoded, spans, "planes")
     assert chunk == struct.pack("<B3I", 1, 1, 1, 3) + b"\x00\x03" + b"ABC"
-    assert decode_shard(chunk, spans, "planes") == decoded
+    assert bytes(decode_shard(chunk, spans, "planes")) == decoded
 
 
 def test_raw_is_the_bytes_themselves() -> None:
     assert encode_shard(b"abcd", [("f32", 4)], "raw") == b"abcd"
-    assert decode_shard(b"abcd", [("f32", 4)], "raw") == b"abcd"
+    assert bytes(decode_shard(b"abcd", [("f32", 4)], "raw")) == b"abcd"
     with pytest.raises(CorruptChunk, match="raw chunk is 3 bytes, expected 4"):
         decode_shard(b"abc", [("f32", 4)], "raw")
 
@@ -116,7 +116,7 @@ def test_a_chunk_may_be_compressed_in_any_way() -> None:
     planes = decoded[1::2], decoded[::2]
     chunks.add(_chunk_of(*((_rotated(planes)[k], False) for k in (0, 1))))
     assert len(chunks) > 2
-    assert {decode_shard(chunk, spans, "planes") for chunk in chunks} == {decoded}
+    assert {bytes(decode_shard(chunk, spans, "planes")) for chunk in chunks} == {decoded}
 
 
 def _rotated(planes: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
