@@ -141,6 +141,10 @@ VOTES_PER_STEP_MAX: Final = 3
 """Votes of one validator in one round and step that are taken in: two prove equivocation."""
 FAR_VOTES_MAX: Final = 4
 """Votes of one validator for rounds further ahead than `FUTURE_ROUNDS_MAX` that are taken in."""
+LOCK_PROOFS_PER_ROUND_MAX: Final = 4
+"""Proofs-of-lock of one round that are taken in; a second block's already takes a third of the power voting twice."""
+LOCK_PROOF_BYTES_MAX: Final = 32 * 1024
+"""An encoded proof-of-lock: `VALIDATORS_MAX` prevotes of at most 95 bytes, and its head."""
 PROPOSALS_TAKEN_PER_ROUND_MAX: Final = 16
 """Proposals of one round that are looked at."""
 PROPOSALS_PER_HEIGHT_MAX: Final = 64

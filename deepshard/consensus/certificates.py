@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from deepshard.ballots import PROPOSAL_TAG, VOTE_TAG, Proposal, Vote, VoteKind, names_its_proof, vote_sign_bytes
-from deepshard.consensus.types import CommitCertificate
+from deepshard.consensus.types import CommitCertificate, LockProof
 from deepshard.consensus.validators import ValidatorSet, proposer
 from deepshard.encoding import encode
 from deepshard.errors import BadSignature, RemoteError
@@ -27,6 +29,12 @@ class InvalidVote(RemoteError):
 
 class InvalidProposal(RemoteError):
     """A proposal that no honest proposer makes."""
+
+    penalty = 50
+
+
+class InvalidLockProof(RemoteError):
+    """Prevotes that are called a proof-of-lock and aren't one."""
 
     penalty = 50
 
@@ -85,6 +93,44 @@ def verify_proposal(chain_id: str, validators: ValidatorSet, proposal: Proposal)
     if validator != expected:
         raise InvalidProposal(f"{where} is by {validator.address.hex()}, expected {expected.address.hex()}")
     verify_signature(validator.public_key, PROPOSAL_TAG, proposal.sign_bytes(chain_id), proposal.signature)
+
+
+def verify_lock_proof(
+    chain_id: str, validators: ValidatorSet, proof: LockProof, known: Callable[[Vote], bool] = lambda _: False
+) -> None:
+    """Check that more than two thirds of `validators` prevoted the block in the proof's round.
+
+    Whether the proofs-of-lock that its votes name are known is for the caller to say. Everything that is cheap is
+    checked before the first signature; `known` tells which votes were verified before.
+
+    Raises:
+        InvalidLockProof: it is for nil, its voters are out of order, repeated, no members, or two thirds of the power
+            at most, a vote names a proof that it can't rest on, or a signature doesn't verify.
+    """
+    where = f"proof-of-lock of height {proof.height}, round {proof.round}"
+    if proof.block_id == ZERO_DIGEST:
+        raise InvalidLockProof(f"{where} is for nil")
+    votes = proof.unpacked()
+    power, previous = 0, b""
+    for vote in votes:
+        if vote.validator <= previous:
+            raise InvalidLockProof(f"voter {vote.validator.hex()} is repeated or out of order in the {where}")
+        previous = vote.validator
+        if vote.validator not in validators.by_address:
+            raise InvalidLockProof(f"voter {vote.validator.hex()} of the {where} is no validator")
+        if not names_its_proof(vote):
+            raise InvalidLockProof(f"a vote of the {where} rests on round {vote.valid_round}")
+        power += validators.power_of(vote.validator)
+    if not validators.is_quorum(power):
+        raise InvalidLockProof(f"{where} has power {power} of {validators.total_power}, more than 2/3 is needed")
+    for vote in votes:
+        if known(vote):
+            continue
+        try:
+            key = validators.by_address[vote.validator].public_key
+            verify_signature(key, VOTE_TAG, vote.sign_bytes(chain_id), vote.signature)
+        except BadSignature as error:
+            raise InvalidLockProof(f"{where}: {error}") from error
 
 
 def verify_certificate(

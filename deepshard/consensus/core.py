@@ -45,11 +45,9 @@ from deepshard.consensus.tally import EMPTY_TALLY, Tally
 from deepshard.consensus.types import LockProof, SafetyState, Step
 from deepshard.consensus.validators import ValidatorSet, proposer
 from deepshard.evidence import is_amnesia
-from deepshard.limits import FUTURE_ROUNDS_MAX
+from deepshard.limits import FUTURE_ROUNDS_MAX, LOCK_PROOFS_PER_ROUND_MAX
 from deepshard.primitives import ZERO_DIGEST
 
-LOCK_PROOFS_PER_ROUND_MAX = 4
-"""Blocks with a quorum in one round; a second one already takes a third of the power that voted twice."""
 PROPOSALS_PER_ROUND_MAX = 2
 """Different proposals kept of one round's proposer; more only where more than a third voted for the block."""
 

@@ -24,10 +24,10 @@ def has_lock_proof(tallies: Tallies, validators: ValidatorSet, round_: int, bloc
 def lock_proofs(
     tallies: Tallies, validators: ValidatorSet, height: int, round_: int, block_id: bytes
 ) -> tuple[LockProof, ...]:
-    """The known proof-of-lock of a block in a round, after those that its votes rest on; nothing if it isn't known."""
+    """The known proof-of-lock of a block in a round, after those that its votes rest on; nothing if there is none."""
     proven = _proven_rounds(tallies, validators, round_, block_id)
     proofs: dict[int, LockProof] = {}
-    waiting = [round_] if round_ in proven else []
+    waiting = [round_] if round_ in proven - {NO_ROUND} else []
     while waiting:
         current = waiting.pop()
         if current in proofs:

@@ -1,4 +1,4 @@
-"""The consensus log: the signed proposals and votes that consensus took in, in order, of this height and the last.
+"""The consensus log: what is signed and consensus took in, in order, of this height and the last.
 
 What justified a signature is on disk before the signature leaves the process: entries gather in memory and are written
 in one transaction by `flush`, which the signer calls first. The guard remembers how many there were, so a log that has
@@ -27,11 +27,12 @@ class LoggedKind(IntEnum):
     VALID_PROPOSAL = 1
     INVALID_PROPOSAL = 2
     VOTE = 3
+    LOCK_PROOF = 4
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedInput:
-    """An encoded, signed proposal or vote."""
+    """An encoded, signed proposal or vote, or a proof-of-lock."""
 
     kind: LoggedKind
     data: bytes

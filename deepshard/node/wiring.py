@@ -51,6 +51,7 @@ _EXCHANGE_KINDS: tuple[type[wire.Message], ...] = (
 _CHAIN_KINDS: tuple[type[wire.Message], ...] = (
     wire.Status,
     wire.BlockProposal,
+    wire.ProofOfLock,
     wire.Votes,
     wire.Transactions,
     wire.Graft,
@@ -72,6 +73,7 @@ _LIGHT_KINDS: tuple[type[wire.Message], ...] = (
     wire.ProofReply,
     wire.Transactions,
     wire.Votes,
+    wire.ProofOfLock,
     wire.BlockProposal,
     wire.Graft,
     wire.Prune,

@@ -21,6 +21,7 @@ from deepshard.consensus.events import (
     Effect,
     Equivocation,
     Input,
+    LockForgotten,
     ProposalEquivocation,
     ProposalReceived,
     Propose,
@@ -61,6 +62,7 @@ from deepshard.wire.messages import (
     IHave,
     IWant,
     Message,
+    ProofOfLock,
     Prune,
     SnapshotChunk,
     Snapshots,
@@ -193,7 +195,7 @@ class ChainService:
 
     async def _handle_peer(self, peer: PeerInfo, message: Message) -> None:
         match message:
-            case BlockProposal() | Votes() | Transactions():
+            case BlockProposal() | ProofOfLock() | Votes() | Transactions():
                 await self._take_units(peer, message)
             case Graft() | Prune() | IHave() | IWant() | IDontWant():
                 self._mesh.control(peer, message)
@@ -207,8 +209,9 @@ class ChainService:
     async def _take_units(self, peer: PeerInfo, message: GossipMessage) -> None:
         """Judge what is new in a message; one bad unit doesn't spoil the others."""
         for unit in self._mesh.receive(peer, message):
+            assert self._core is not None
             try:
-                judged = self._judge.judge(unit, self._round)
+                judged = self._judge.judge(unit, self._core)
             except RemoteError as error:
                 self._mesh.judge(unit, Verdict.REJECT)
                 self._network.penalise(peer.public_key, error)
@@ -260,10 +263,6 @@ class ChainService:
             except RemoteError as error:
                 raise LocalError(f"a stored block of height {height} no longer executes: {error}") from error
 
-    @property
-    def _round(self) -> int:
-        return 0 if self._core is None else self._core.round
-
     async def _feed(self, event: Input) -> None:
         assert self._core is not None
         transition = core.apply(self._core, event)
@@ -292,6 +291,8 @@ class ChainService:
                     _log.error("consensus.equivocation", validator=vote.validator.hex(), height=vote.height)
                 case ProposalEquivocation(proposal_a=proposal):
                     _log.error("consensus.equivocation", validator=proposal.proposer.hex(), height=proposal.height)
+                case LockForgotten(prevote=vote):
+                    _log.error("consensus.amnesia", validator=vote.validator.hex(), height=vote.height)
 
     def _pause_s(self) -> float:
         """Longest pause the proposer may still take before its block."""
@@ -333,6 +334,9 @@ class ChainService:
         proposal = self._signer.propose(offer, self._core.safety())
         if proposal is None:
             return
+        for proof in core.lock_proofs(self._core, offer.valid_round, offer.block_id):
+            self._judge.note_own_lock_proof(proof)
+            self._mesh.publish(ProofOfLock(encode(proof)))
         encoded = encode(proposal)
         self._judge.note_own_proposal(proposal, encoded, block)
         self._mesh.publish(BlockProposal(encoded, block))
@@ -383,9 +387,9 @@ class ChainService:
 
     async def _share_height(self, peer: PeerInfo) -> None:
         """Send what we know of the height being decided: its newest proposals and all votes."""
-        if not follows_chain(peer):
+        if not follows_chain(peer) or self._core is None:
             return
-        for message in self._judge.recall(self._round):
+        for message in self._judge.recall(self._core):
             await self._network.send(peer.public_key, message)
 
     async def _after_sync(self) -> None:

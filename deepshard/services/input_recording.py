@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import structlog
 
 from deepshard.ballots import Proposal, Vote
-from deepshard.consensus.events import Input, ProposalReceived, VoteReceived
+from deepshard.consensus.events import Input, LockProofReceived, ProposalReceived, VoteReceived
+from deepshard.consensus.types import LockProof
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.input_log import LoggedInput, LoggedKind
 from deepshard.encoding import decode, encode
 from deepshard.errors import RemoteError
+from deepshard.limits import LOCK_PROOF_BYTES_MAX
 from deepshard.services.executor import ChainExecutor
 from deepshard.services.judging import SIGNED_BYTES_MAX, Judge
 
@@ -34,10 +36,12 @@ class InputRecorder:
                 self._store.log.note(proposal.height, LoggedInput(kind, encode(proposal)))
             case VoteReceived(vote=vote):
                 self._store.log.note(vote.height, LoggedInput(LoggedKind.VOTE, encode(vote)))
+            case LockProofReceived(proof=proof):
+                self._store.log.note(proof.height, LoggedInput(LoggedKind.LOCK_PROOF, encode(proof)))
             case _:
                 pass
 
-    def recall(self, height: int) -> Iterator[ProposalReceived | VoteReceived]:
+    def recall(self, height: int) -> Iterator[ProposalReceived | VoteReceived | LockProofReceived]:
         """What the core had taken in at this height before a restart; it is known to the judge, too, from now on.
 
         A log that has lost entries is reported and used as far as it goes: peers send the rest again.
@@ -54,11 +58,15 @@ class InputRecorder:
             if event is not None:
                 yield event
 
-    def _event(self, entry: LoggedInput) -> ProposalReceived | VoteReceived | None:
+    def _event(self, entry: LoggedInput) -> ProposalReceived | VoteReceived | LockProofReceived | None:
         if entry.kind is LoggedKind.VOTE:
             vote = decode(entry.data, Vote, bytes_max=SIGNED_BYTES_MAX)
             self._judge.note_own_vote(vote, entry.data)
             return VoteReceived(vote)
+        if entry.kind is LoggedKind.LOCK_PROOF:
+            proof = decode(entry.data, LockProof, bytes_max=LOCK_PROOF_BYTES_MAX)
+            self._judge.note_own_lock_proof(proof)
+            return LockProofReceived(proof)
         proposal = decode(entry.data, Proposal, bytes_max=SIGNED_BYTES_MAX)
         if entry.kind is LoggedKind.INVALID_PROPOSAL:
             return ProposalReceived(proposal, valid=False)

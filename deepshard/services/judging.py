@@ -10,19 +10,20 @@ from dataclasses import dataclass
 
 import structlog
 
-from deepshard.ballots import Proposal, Vote
-from deepshard.consensus.certificates import verify_proposal, verify_vote
-from deepshard.consensus.events import ProposalReceived, VoteReceived
-from deepshard.consensus.types import Block, Header
+from deepshard.ballots import NO_ROUND, Proposal, Vote, VoteKind
+from deepshard.consensus import core
+from deepshard.consensus.certificates import verify_lock_proof, verify_proposal, verify_vote
+from deepshard.consensus.events import LockProofReceived, ProposalReceived, VoteReceived
+from deepshard.consensus.types import Block, Header, LockProof
 from deepshard.disk.chain import ChainStore
-from deepshard.encoding import decode
+from deepshard.encoding import decode, encode
 from deepshard.errors import InvalidBlock, RemoteError
 from deepshard.gossip import Topic, Unit, Verdict
-from deepshard.limits import BLOCK_BYTES_MAX, CLOCK_DRIFT_MS_MAX
+from deepshard.limits import BLOCK_BYTES_MAX, CLOCK_DRIFT_MS_MAX, LOCK_PROOF_BYTES_MAX
 from deepshard.services.executor import ChainExecutor
-from deepshard.services.rebroadcast import HeightProposals, HeightVotes, is_far
+from deepshard.services.rebroadcast import HeightLockProofs, HeightProposals, HeightVotes, is_far
 from deepshard.services.transaction_gossip import TransactionGossip
-from deepshard.wire.messages import BlockProposal, Votes
+from deepshard.wire.messages import BlockProposal, ProofOfLock, Votes
 
 _log = structlog.get_logger(__name__)
 SIGNED_BYTES_MAX = 512
@@ -35,7 +36,7 @@ class Judgement:
 
     verdict: Verdict
     author: bytes | None = None
-    event: ProposalReceived | VoteReceived | None = None
+    event: ProposalReceived | VoteReceived | LockProofReceived | None = None
 
 
 class Judge:
@@ -56,11 +57,13 @@ class Judge:
         self._now_ms = now_ms
         self._votes = HeightVotes()
         self._proposals = HeightProposals()
+        self._proofs = HeightLockProofs()
 
     def start_height(self) -> None:
         """Forget proposals and votes: another height is being decided."""
         self._votes.clear()
         self._proposals.clear()
+        self._proofs.clear()
 
     def note_own_vote(self, vote: Vote, encoded: bytes) -> None:
         """Keep a vote of ours, to be sent again."""
@@ -70,28 +73,40 @@ class Judge:
         """Keep a proposal of ours, to be sent again."""
         self._proposals.add(proposal, encoded, block)
 
-    def recall(self, round_: int) -> Iterator[BlockProposal | Votes]:
-        """What is known of the height being decided, where we are in `round_`: all votes, and the newest proposals.
+    def note_own_lock_proof(self, proof: LockProof) -> None:
+        """A proof-of-lock was sent or recalled."""
+        self._proofs.add(proof.round, proof.block_id)
 
-        Votes go first: they may take a peer that lags to the round of the proposals.
+    def recall(self, state: core.State) -> Iterator[BlockProposal | Votes | ProofOfLock]:
+        """What is known of the height being decided: all votes, our proofs-of-lock, and the newest proposals.
+
+        Votes go first: they may take a peer that lags to the round of the proposals. Proofs-of-lock hold votes again
+        that a peer may have refused, since their voters had said too many other things.
         """
         votes = self._votes.all()
         for start in range(0, len(votes), RECALLED_VOTES):
             yield Votes(votes[start : start + RECALLED_VOTES])
-        for proposal, block in self._proposals.newest(RECALLED_PROPOSALS, round_):
+        proofs: dict[bytes, None] = {}
+        for round_, block_id in ((state.locked_round, state.locked_id), (state.valid_round, state.valid_id)):
+            proofs.update({encode(proof): None for proof in core.lock_proofs(state, round_, block_id)})
+        for proof in proofs:
+            yield ProofOfLock(proof)
+        for proposal, block in self._proposals.newest(RECALLED_PROPOSALS, state.round):
             yield BlockProposal(proposal, block)
 
-    def judge(self, unit: Unit, round_: int) -> Judgement:
-        """Judge a unit of a peer; `round_` is that of our own consensus.
+    def judge(self, unit: Unit, state: core.State) -> Judgement:
+        """Judge a unit of a peer; `state` is that of our own consensus.
 
         Raises:
             RemoteError: it is to be rejected, and why.
         """
         match unit.content:
             case BlockProposal() as message:
-                return self._proposal(message, round_)
+                return self._proposal(message, state.round)
+            case ProofOfLock(proof=encoded):
+                return self._lock_proof(encoded, state)
             case bytes() as entry if unit.topic is Topic.CONSENSUS:
-                return self._vote(entry, round_)
+                return self._vote(entry, state.round)
             case bytes() as entry:
                 return Judgement(self._transactions.take(entry))
             case content:
@@ -165,6 +180,28 @@ class Judge:
         self._votes.add(vote, encoded, round_)
         author = self._executor.validators.by_address[vote.validator].public_key
         return Judgement(Verdict.VALID, author, VoteReceived(vote))
+
+    def _lock_proof(self, encoded: bytes, state: core.State) -> Judgement:
+        proof = decode(encoded, LockProof, bytes_max=LOCK_PROOF_BYTES_MAX)
+        timing = self._timing(proof.height)
+        if timing is not Verdict.VALID:
+            return Judgement(timing)
+        if self._proofs.has(proof.round, proof.block_id):
+            return Judgement(Verdict.IGNORE)
+        if is_far(proof.round, state.round) or not self._proofs.admits(proof.round):
+            return Judgement(Verdict.LATER)
+        named = {one.valid_round for one in proof.votes} - {NO_ROUND}
+        if not all(core.has_lock_proof(state, round_, proof.block_id) for round_ in named):
+            return Judgement(Verdict.LATER)
+        tally = state.tally(proof.round, VoteKind.PREVOTE)
+        verify_lock_proof(
+            self._chain_id,
+            self._executor.validators,
+            proof,
+            known=lambda vote: vote in tally.votes.get(vote.validator, ()),
+        )
+        self._proofs.add(proof.round, proof.block_id)
+        return Judgement(Verdict.VALID, event=LockProofReceived(proof))
 
     def _timing(self, height: int) -> Verdict:
         """Valid for the height being decided, ignored when that is past, for later when it is to come."""

@@ -15,10 +15,21 @@ from deepshard.limits import GOSSIP_SUBNET_MESH_MAX
 from deepshard.net.types import NetworkPort, PeerInfo
 from deepshard.primitives import tagged_hash
 from deepshard.services.block_sync import follows_chain
-from deepshard.wire.messages import BlockProposal, Graft, IDontWant, IHave, IWant, Message, Prune, Transactions, Votes
+from deepshard.wire.messages import (
+    BlockProposal,
+    Graft,
+    IDontWant,
+    IHave,
+    IWant,
+    Message,
+    ProofOfLock,
+    Prune,
+    Transactions,
+    Votes,
+)
 
 ControlMessage = Graft | Prune | IHave | IWant | IDontWant
-GossipMessage = BlockProposal | Votes | Transactions
+GossipMessage = BlockProposal | ProofOfLock | Votes | Transactions
 RELAY_PAUSE_S: Final = (0.015, 0.045)
 """Votes wait for each other so long at least and at most: by chance, so that not all pass on the same at once."""
 BATCH_ENTRIES_MAX, BATCH_BYTES_MAX = 256, 256 * 1024
@@ -114,8 +125,8 @@ class MeshHost:
 def units_of(message: GossipMessage) -> Iterator[Unit]:
     """The units that a message holds."""
     match message:
-        case BlockProposal():
-            yield whole_unit(Topic.CONSENSUS, BlockProposal.KIND, message)
+        case BlockProposal() | ProofOfLock():
+            yield whole_unit(Topic.CONSENSUS, message.KIND, message)
         case Votes(votes=entries):
             yield from (entry_unit(Topic.CONSENSUS, Votes.KIND, entry) for entry in entries)
         case Transactions(transactions=entries):
@@ -128,8 +139,8 @@ def messages_of(units: Iterable[Unit]) -> Iterator[GossipMessage]:
     transactions: list[bytes] = []
     for unit in units:
         match unit.content:
-            case BlockProposal() as proposal:
-                yield proposal
+            case BlockProposal() | ProofOfLock() as message:
+                yield message
             case bytes() as entry:
                 (votes if unit.kind == Votes.KIND else transactions).append(entry)
             case content:

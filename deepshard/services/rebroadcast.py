@@ -12,6 +12,7 @@ from deepshard.ballots import Proposal, Vote
 from deepshard.limits import (
     FAR_VOTES_MAX,
     FUTURE_ROUNDS_MAX,
+    LOCK_PROOFS_PER_ROUND_MAX,
     PROPOSALS_PER_HEIGHT_MAX,
     PROPOSALS_TAKEN_PER_ROUND_MAX,
     VOTES_PER_STEP_MAX,
@@ -70,6 +71,29 @@ class HeightVotes:
         self._kept.clear()
         self._cast.clear()
         self._far.clear()
+
+
+@dataclass(slots=True)
+class HeightLockProofs:
+    """Which blocks had a proof-of-lock taken in, by round: one for each, since more would say nothing new."""
+
+    _taken: dict[int, set[bytes]] = field(default_factory=dict)
+
+    def has(self, round_: int, block_id: bytes) -> bool:
+        """Whether a proof for this block was taken in."""
+        return block_id in self._taken.get(round_, ())
+
+    def admits(self, round_: int) -> bool:
+        """Whether this round may have another."""
+        return len(self._taken.get(round_, ())) < LOCK_PROOFS_PER_ROUND_MAX
+
+    def add(self, round_: int, block_id: bytes) -> None:
+        """A good proof was taken; `admits` was asked before."""
+        self._taken.setdefault(round_, set()).add(block_id)
+
+    def clear(self) -> None:
+        """Forget everything: a new height."""
+        self._taken.clear()
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from deepshard.limits import (
     BLOCK_BYTES_MAX,
     GOSSIP_BACKOFF_S_MAX,
     GOSSIP_IDS_MAX,
+    LOCK_PROOF_BYTES_MAX,
     PEERS_MAX,
     RANGE_BLOCKS_MAX,
     RANGE_PROOF_DIGESTS_MAX,
@@ -28,6 +29,7 @@ from deepshard.primitives import Count, Digest, Height
 
 RequestId = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 VoteBytes = Annotated[bytes, msgspec.Meta(max_length=512)]
+LockProofBytes = Annotated[bytes, msgspec.Meta(max_length=LOCK_PROOF_BYTES_MAX)]
 HostPort = Annotated[str, msgspec.Meta(max_length=280)]
 TopicNumber = Annotated[int, msgspec.Meta(ge=0, le=255)]
 GossipIds = Annotated[
@@ -128,6 +130,14 @@ class Votes(Message, frozen=True):
     KIND = 18
     PRIORITY = Priority.CONSENSUS
     votes: Annotated[tuple[VoteBytes, ...], msgspec.Meta(max_length=512)]
+
+
+class ProofOfLock(Message, frozen=True):
+    """An encoded `LockProof`: the prevotes that justify a re-proposal or a lock, in one piece."""
+
+    KIND = 19
+    PRIORITY = Priority.CONSENSUS
+    proof: LockProofBytes
 
 
 class BlocksRequest(Message, frozen=True):
@@ -296,6 +306,7 @@ CATALOGUE: dict[int, type[Message]] = {
         Transactions,
         BlockProposal,
         Votes,
+        ProofOfLock,
         BlocksRequest,
         Blocks,
         HeadersRequest,

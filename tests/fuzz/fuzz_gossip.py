@@ -30,6 +30,7 @@ from deepshard.wire.messages import (
     IHave,
     IWant,
     Message,
+    ProofOfLock,
     Prune,
     Transactions,
     Votes,
@@ -45,6 +46,7 @@ KINDS: Final[tuple[type[Message], ...]] = (
     Votes,
     Transactions,
     BlockProposal,
+    ProofOfLock,
 )
 PEERS: Final = 16
 
@@ -90,7 +92,7 @@ class Gossiping:
             case 0 if peer in self.connected:
                 kind = KINDS[reader.number() % len(KINDS)]
                 message = decode(reader.rest(), kind, bytes_max=BODY_BYTES_MAX)
-                if isinstance(message, Votes | Transactions | BlockProposal):
+                if isinstance(message, Votes | ProofOfLock | Transactions | BlockProposal):
                     self.apply(events.UnitsReceived(peer, tuple(units_of(message))))
                 elif isinstance(message, Graft | Prune | IHave | IWant | IDontWant):
                     self.apply(events.ControlReceived(peer, _control_of(message)))

@@ -211,7 +211,7 @@ async def no_gossip_for_light(harness: Harness) -> None:
     status, _ = await expect.message(peer, Status)
     await expect.message(peer, Status, lambda later: later.height > status.height, expected="Status of a later block")
     for packet in peer.messages:
-        if isinstance(packet.message, catalogue.Votes | catalogue.BlockProposal):
+        if isinstance(packet.message, catalogue.Votes | catalogue.BlockProposal | catalogue.ProofOfLock):
             raise peer.failed("no proposals and votes", type(packet.message).__name__)
 
 

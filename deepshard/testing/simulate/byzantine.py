@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from deepshard.ballots import PROPOSAL_TAG, VOTE_TAG, Proposal, Vote
+from deepshard.ballots import NO_ROUND, PROPOSAL_TAG, VOTE_TAG, Proposal, Vote
 from deepshard.consensus.types import Block
 from deepshard.encoding import decode, encode
 from deepshard.errors import RemoteError
 from deepshard.identity import SecretKey
-from deepshard.limits import BLOCK_BYTES_MAX, FUTURE_ROUNDS_MAX
+from deepshard.limits import BLOCK_BYTES_MAX, FUTURE_ROUNDS_MAX, VOTES_PER_STEP_MAX
 from deepshard.primitives import ZERO_DIGEST
 from deepshard.testing.simulate.log import EventLog
 from deepshard.testing.simulate.network import Port
@@ -82,6 +82,8 @@ class Traitor:
                     sent = [self._equivocate(one) for one in sent]
                 case "withhold" if is_among and self._rng.random() < fault.amount:
                     sent = [kept for one in sent if (kept := self._withheld(one)) is not None]
+                case "squander" if is_among:
+                    sent = [part for one in sent for part in self._squander(one)]
                 case "lie":
                     sent = [self._lie(one) for one in sent]
                 case "garbage" if self._rng.random() < fault.amount * 0.3:
@@ -138,6 +140,18 @@ class Traitor:
             return encoded
         self._log.seen["equivocate"] += 1
         return self._vote(msgspec.structs.replace(vote, block_id=other))
+
+    def _squander(self, message: Message) -> list[Message]:
+        """Before each vote as many others as a receiver takes in of one step: what counts is then refused."""
+        if not isinstance(message, Votes):
+            return [message]
+        noise = [
+            self._vote(msgspec.structs.replace(vote, block_id=self._rng.randbytes(32), valid_round=NO_ROUND))
+            for vote in filter(None, map(self._own_vote, message.votes))
+            for _ in range(VOTES_PER_STEP_MAX)
+        ]
+        self._log.seen["squander"] += len(noise) > 0
+        return [Votes(tuple(noise)), message] if noise else [message]
 
     def _withheld(self, message: Message) -> Message | None:
         match message:

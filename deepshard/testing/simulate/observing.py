@@ -12,6 +12,7 @@ from deepshard.consensus.events import (
     CastVote,
     Decide,
     Input,
+    LockProofReceived,
     Propose,
     StartHeight,
     TimeoutElapsed,
@@ -31,6 +32,7 @@ BRANCHES = (
     "core.precommit.nil",
     "core.lock",
     "core.lock.changed",
+    "core.lock-proof",
     "core.valid-without-lock",
     "core.round.next",
     "core.round.skip",
@@ -75,6 +77,8 @@ def _count(log: EventLog, before: core.State, event: Input, transition: core.Tra
     after, seen = transition.state, log.seen
     if isinstance(event, TimeoutElapsed):
         seen[f"core.timeout.{event.step.name.lower()}"] += 1
+    if isinstance(event, LockProofReceived):
+        seen["core.lock-proof"] += 1
     if after.round > before.round:
         by_timeout = (
             isinstance(event, TimeoutElapsed) and event.step is Step.PRECOMMIT and after.round == before.round + 1

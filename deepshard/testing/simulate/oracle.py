@@ -11,17 +11,18 @@ from typing import Final
 
 from deepshard.ballots import PROPOSAL_TAG, VOTE_TAG, Proposal, Vote, VoteKind
 from deepshard.consensus.forensics import culprits, evidence_in
-from deepshard.consensus.types import Header
+from deepshard.consensus.types import Header, LockProof
 from deepshard.consensus.validators import ValidatorSet
-from deepshard.encoding import decode
+from deepshard.encoding import decode, encode
 from deepshard.errors import BadSignature, RemoteError
 from deepshard.evidence import offence_of, verify_evidence
 from deepshard.identity import verify_signature
 from deepshard.ledger.state import State
+from deepshard.limits import LOCK_PROOF_BYTES_MAX
 from deepshard.primitives import ZERO_DIGEST
 from deepshard.services.executor import validators_of
 from deepshard.testing.simulate.log import EventLog
-from deepshard.wire.messages import BlockProposal, Message, Votes
+from deepshard.wire.messages import BlockProposal, Message, ProofOfLock, Votes
 
 CHAIN_ID: Final = "simulated"
 
@@ -154,6 +155,9 @@ class Oracle:
             case Votes(votes=votes):
                 for encoded in votes:
                     self.vote_of(encoded)
+            case ProofOfLock(proof=encoded):
+                for vote in self._votes_in(encoded):
+                    self.vote_of(encode(vote))
             case BlockProposal(proposal=encoded) if encoded not in self.proposals:
                 try:
                     proposal = decode(encoded, Proposal, bytes_max=512)
@@ -162,6 +166,12 @@ class Oracle:
                     self.proposals[encoded] = None
                 else:
                     self.proposals[encoded] = proposal
+
+    def _votes_in(self, encoded: bytes) -> tuple[Vote, ...]:
+        try:
+            return decode(encoded, LockProof, bytes_max=LOCK_PROOF_BYTES_MAX).unpacked()
+        except RemoteError:
+            return ()
 
     def left(self, node: str, address: bytes, message: Message, now: float) -> None:
         """Something leaves an honest node: none of its signatures may contradict another, nor its lock."""

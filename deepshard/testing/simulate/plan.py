@@ -34,10 +34,20 @@ FaultKind = Literal[
     "garbage",
     "flood",
     "amnesia",
+    "squander",
     "late",
 ]
 FAULT_KINDS: tuple[FaultKind, ...] = FaultKind.__args__  # type: ignore[attr-defined]  # what a Literal lists
-BYZANTINE_KINDS: tuple[FaultKind, ...] = ("equivocate", "twins", "withhold", "lie", "garbage", "flood", "amnesia")
+BYZANTINE_KINDS: tuple[FaultKind, ...] = (
+    "equivocate",
+    "twins",
+    "withhold",
+    "lie",
+    "garbage",
+    "flood",
+    "amnesia",
+    "squander",
+)
 STAKE_UNIT_TOKENS = 500
 """The least bond of the simulated networks."""
 CRASH_MODES = ("lost", "kept", "subset", "torn")

@@ -25,6 +25,7 @@ _RARE_FROM = 1000
 _RARE = frozenset(
     {
         "core.lock.changed",
+        "core.lock-proof",
         "core.prevote.against-lock-by-proof",
         "core.decide.round-left-behind",
         "core.valid-without-lock",

@@ -6,17 +6,19 @@ from deepshard.ballots import Proposal, Vote
 from deepshard.conformance.vectors.check import Fields
 from deepshard.conformance.vectors.document import Json
 from deepshard.conformance.vectors.read import read_validators
-from deepshard.consensus.certificates import verify_proposal, verify_vote
+from deepshard.consensus.certificates import verify_lock_proof, verify_proposal, verify_vote
+from deepshard.consensus.types import LockProof
 from deepshard.consensus.validators import ValidatorSet, proposer
 from deepshard.encoding import decode, encode
 from deepshard.identity import SecretKey
+from deepshard.limits import LOCK_PROOF_BYTES_MAX
 from deepshard.primitives import tagged_hash
 
 _BYTES_MAX = 512
 
 
 def check(case: Fields) -> Json:
-    """Verify a vote or a proposal, or tell whose turn it is."""
+    """Verify a vote, a proof-of-lock or a proposal, or tell whose turn it is."""
     if case["operation"] == "turns":
         return {"proposers": _turns(case["powers"], [int(slot) for slot in case["height_plus_round"]])}
     chain_id, validators = case.shared["chain_id"], read_validators(case.shared["validators"])
@@ -24,6 +26,10 @@ def check(case: Fields) -> Json:
         vote = decode(case.data("encoded"), Vote, bytes_max=_BYTES_MAX)
         verify_vote(chain_id, validators, vote)
         return {"vote": vote, "encoded": encode(vote), "sign_bytes": vote.sign_bytes(chain_id)}
+    if case["operation"] == "lock proof":
+        proof = decode(case.data("encoded"), LockProof, bytes_max=LOCK_PROOF_BYTES_MAX)
+        verify_lock_proof(chain_id, validators, proof)
+        return {"proof": proof, "encoded": encode(proof)}
     proposal = decode(case.data("encoded"), Proposal, bytes_max=_BYTES_MAX)
     verify_proposal(chain_id, validators, proposal)
     return {"proposal": proposal, "encoded": encode(proposal), "sign_bytes": proposal.sign_bytes(chain_id)}

@@ -29,6 +29,7 @@ BODIES: Final[dict[int, tuple[str, int, list[Any]]]] = {
     16: ("Transactions", 1, [[b"one", b""]]),
     17: ("BlockProposal", 0, [b"proposal", b"block"]),
     18: ("Votes", 0, [[b"vote", b"another"]]),
+    19: ("ProofOfLock", 0, [b"proof"]),
     20: ("BlocksRequest", 1, [1, 100, 64]),
     21: ("Blocks", 1, [1, [[b"block", b"certificate"]]]),
     22: ("HeadersRequest", 1, [2**62, 1, 1]),

@@ -13,12 +13,14 @@ from deepshard.encoding import encode
 from deepshard.primitives import tagged_hash
 
 _IDS: Final = ("7.1/1", "7.1/2")
-_TRANSACTIONS, _PROPOSAL, _VOTES = 16, 17, 18
+_TRANSACTIONS, _PROPOSAL, _VOTES, _LOCK_PROOF = 16, 17, 18, 19
 
 
 def make() -> Json:
     """The file."""
-    return document("gossip", "Ids of units (chapter 7.1): of the entries of batches, and of proposals.", _cases())
+    return document(
+        "gossip", "Ids of units (chapter 7.1): of batches' entries, proposals and proofs-of-lock.", _cases()
+    )
 
 
 def _id(kind: int, body: bytes) -> bytes:
@@ -42,3 +44,5 @@ def _cases() -> Iterator[Json]:
     for name, block in (("a proposal with its block", b"block"), ("the same proposal with another block", b"other")):
         body = forms.encoded([proposal, block])
         yield accept(name, _IDS, kind=_PROPOSAL, body=body, ids=[_id(_PROPOSAL, body)])
+    body = forms.encoded([b"proof"])
+    yield accept("a proof-of-lock", _IDS, kind=_LOCK_PROOF, body=body, ids=[_id(_LOCK_PROOF, body)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -18,14 +18,16 @@ from deepshard.conformance.vectors.generate.network import (
     signed_proposal,
     signed_vote,
 )
+from deepshard.consensus.types import LockProof, LockProofVote
 from deepshard.consensus.validators import PROPOSER_STEP, ValidatorSet
 from deepshard.encoding import encode
 from deepshard.primitives import ZERO_DIGEST
 
-_VOTE, _VOTER, _NAMED, _PROPOSAL, _REFUSED, _TURN = (
+_VOTE, _VOTER, _NAMED, _LOCK_PROOF, _PROPOSAL, _REFUSED, _TURN = (
     ("9.2/1", "9.2/2", "3.2/2"),
     ("9.2/3",),
     ("9.2/9",),
+    ("9.2/10",),
     ("9.2/4", "9.2/5", "3.2/2"),
     ("9.2/6",),
     ("9.4/1",),
@@ -38,8 +40,8 @@ def make() -> Json:
     """The file."""
     return document(
         "votes",
-        "Votes and proposals with their sign-bytes, and whose turn it is to propose (chapters 9.2 and 9.4).",
-        [*_votes(), *_bad_votes(), *_proposals(), *_bad_proposals(), *_turns()],
+        "Votes, proofs-of-lock and proposals with their sign-bytes, and whose turn it is (chapters 9.2 and 9.4).",
+        [*_votes(), *_bad_votes(), *_lock_proofs(), *_bad_lock_proofs(), *_proposals(), *_bad_proposals(), *_turns()],
         chain_id=CHAIN,
         validators=_SET,
     )
@@ -93,6 +95,55 @@ def _bad_votes() -> Iterator[Json]:
     }
     for name, vote in misnamed.items():
         yield refuse(f"vote: {name}", _NAMED, "InvalidVote", **_vote_fields(vote))
+
+
+def _lock_proof(votes: Sequence[Vote], round_: int = 4, block_id: bytes = BLOCK) -> LockProof:
+    return LockProof(
+        5, round_, block_id, tuple(LockProofVote(vote.validator, vote.valid_round, vote.signature) for vote in votes)
+    )
+
+
+def _lock_proof_fields(proof: LockProof) -> Json:
+    return {"operation": "lock proof", "proof": proof, "encoded": encode(proof)}
+
+
+def _prevotes(*places: int, valid_round: int = -1, block_id: bytes = BLOCK) -> list[Vote]:
+    """Prevotes of height 5 and round 4; the powers are 10, 20, 30 and 40 by place."""
+    return [signed_vote(KEYS[place], _PREVOTE, 5, 4, block_id, valid_round=valid_round) for place in places]
+
+
+def _lock_proofs() -> Iterator[Json]:
+    for name, votes in (
+        ("all four", _prevotes(0, 1, 2, 3)),
+        ("70 of 100", _prevotes(2, 3)),
+        ("on the word of round 2", _prevotes(1, 2, 3, valid_round=2)),
+        (
+            "on the word of different rounds",
+            [*_prevotes(1, valid_round=3), *_prevotes(2), *_prevotes(3, valid_round=1)],
+        ),
+    ):
+        yield accept(f"a proof-of-lock: {name}", _LOCK_PROOF, **_lock_proof_fields(_lock_proof(votes)))
+
+
+def _bad_lock_proofs() -> Iterator[Json]:
+    good = _prevotes(1, 2, 3)
+    wrong = {
+        "60 of 100": _lock_proof(_prevotes(1, 3)),
+        "nobody": _lock_proof([]),
+        "for nil": _lock_proof(_prevotes(1, 2, 3, block_id=ZERO_DIGEST), block_id=ZERO_DIGEST),
+        "a voter twice": _lock_proof([good[0], *good]),
+        "out of order": _lock_proof(good[::-1]),
+        "a voter that isn't in the set": _lock_proof(
+            sorted([*good, signed_vote(KEYS[8], _PREVOTE, 5, 4, BLOCK)], key=lambda vote: vote.validator)
+        ),
+        "a vote on the word of its own round": _lock_proof([*_prevotes(1, valid_round=4), *good[1:]]),
+        "a vote of another round": _lock_proof(good, round_=5),
+        "a vote for another block": _lock_proof([*good[:2], *_prevotes(3, block_id=OTHER)]),
+        "a precommit": _lock_proof([*good[:2], signed_vote(KEYS[3], _PRECOMMIT, 5, 4, BLOCK)]),
+        "another valid round than was signed": _lock_proof([*good[:2], replace(good[2], valid_round=0)]),
+    }
+    for name, proof in wrong.items():
+        yield refuse(f"proof-of-lock: {name}", _LOCK_PROOF, "InvalidLockProof", **_lock_proof_fields(proof))
 
 
 def _proposal_fields(proposal: Proposal) -> Json:

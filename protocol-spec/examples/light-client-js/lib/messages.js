@@ -44,6 +44,7 @@ const CATALOGUE = new Map([
   kind(16, 'Transactions', 'gossip', { transactions: list(bytes(0, limits.TRANSACTION_BYTES_MAX), 1024) }),
   kind(17, 'BlockProposal', 'consensus', { proposal: bytes(0, 512), block: bytes(0, limits.BLOCK_BYTES_MAX) }),
   kind(18, 'Votes', 'consensus', { votes: list(bytes(0, 512), 512) }),
+  kind(19, 'ProofOfLock', 'consensus', { proof: bytes(0, limits.LOCK_PROOF_BYTES_MAX) }),
   kind(20, 'BlocksRequest', 'gossip', { request: requestId, fromHeight: height, count }),
   kind(21, 'Blocks', 'gossip', { request: requestId, blocks: list(tuple(anyBytes, anyBytes), limits.SYNC_BLOCKS_MAX) }),
   kind(22, 'HeadersRequest', 'gossip', { request: requestId, fromHeight: height, count }),

@@ -53,6 +53,15 @@ export const TYPES = {
     validator: types.address,
     signature: types.signature,
   }),
+  LockProof: record('LockProof', {
+    height: types.height,
+    round: types.round,
+    blockId: types.digest,
+    votes: list(
+      record('LockProofVote', { validator: types.address, validRound, signature: types.signature }),
+      256,
+    ),
+  }),
   Proposal: record('Proposal', {
     height: types.height,
     round: types.round,

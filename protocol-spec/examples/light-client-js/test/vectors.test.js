@@ -219,6 +219,27 @@ function turn(powers, sum) {
   return powers.findIndex((power) => (reached += power) > point);
 }
 
+/** What a proof-of-lock has to be by itself (9.2/10). */
+function checkLockProof(chainId, validators, { height, round, blockId: block, votes }) {
+  const refuse = (why) => {
+    throw new RemoteError('InvalidLockProof', why);
+  };
+  const nil = Buffer.alloc(32);
+  if (block.equals(nil)) refuse('for nil');
+  const members = new Map(validators.map((entry) => [entry.address, entry]));
+  let [power, previous] = [0n, ''];
+  for (const { validator, validRound, signature } of votes) {
+    const address = plain(validator);
+    if (address <= previous || !members.has(address) || validRound >= round) refuse(address);
+    previous = address;
+    power += BigInt(members.get(address).power);
+    const signed = voteSignBytes(chainId, { kind: 1, height, round, validRound, blockId: block });
+    if (!verify(unspell(members.get(address).public_key), 'vote', signed, signature)) refuse('signature');
+  }
+  const total = validators.reduce((sum, entry) => sum + BigInt(entry.power), 0n);
+  if (3n * power <= 2n * total) refuse('power');
+}
+
 eachVector('votes', (each, { chain_id: chainId, validators }) => {
   const keys = new Map(validators.validators.map(({ address, public_key: key }) => [address, unspell(key)]));
   const check = (signer, tag, signed, signature) => {
@@ -239,6 +260,10 @@ eachVector('votes', (each, { chain_id: chainId, validators }) => {
     const named = vote.kind === 1 && !vote.blockId.equals(Buffer.alloc(32)) ? vote.validRound < vote.round : vote.validRound === -1;
     if (!named) throw new RemoteError('InvalidVote', '9.2/9');
     check(vote.validator, 'vote', voteSignBytes(chainId, vote), vote.signature);
+  } else if (each.operation === 'lock proof') {
+    const proof = decode(unspell(each.encoded), TYPES.LockProof, 32 * 1024);
+    assert.deepEqual(plain(proof), each.proof);
+    checkLockProof(chainId, validators.validators, proof);
   } else {
     const proposal = decode(unspell(each.encoded), TYPES.Proposal, 512);
     assert.deepEqual(plain(proposal), each.proposal);
