@@ -14,19 +14,35 @@ import trio
 import trio.testing
 from memory_folder import memory_folder  # noqa: F401  # a fixture
 
-from deepshard.ballots import VOTE_TAG, Vote, VoteKind
-from deepshard.encoding import encode
+from deepshard.ballots import VOTE_TAG, Proposal, Vote, VoteKind
+from deepshard.consensus.types import CommitCertificate, LockProof
+from deepshard.consensus.validators import proposer
+from deepshard.encoding import decode, encode
 from deepshard.identity import SecretKey
+from deepshard.ledger.genesis import genesis_state
 from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator
 from deepshard.ledger.transactions import Transfer
+from deepshard.limits import CERTIFICATE_BYTES_MAX, LOCK_PROOF_BYTES_MAX, VOTES_PER_STEP_MAX
 from deepshard.primitives import UNITS_PER_TOKEN as TOKEN
 from deepshard.primitives import ZERO_DIGEST, content_digest
+from deepshard.services.executor import validators_of
 from deepshard.testing.builders import SMALL_PARAMS
 from deepshard.testing.chain_cluster import ChainCluster, FullNode
-from deepshard.wire.messages import BlockProposal, Graft, IDontWant, IHave, IWant, Message, Prune, Transactions, Votes
+from deepshard.wire.messages import (
+    BlockProposal,
+    Graft,
+    IDontWant,
+    IHave,
+    IWant,
+    Message,
+    ProofOfLock,
+    Prune,
+    Transactions,
+    Votes,
+)
 
-GOSSIP = (BlockProposal, Votes, Transactions, Graft, Prune, IHave, IWant, IDontWant)
+GOSSIP = (BlockProposal, ProofOfLock, Votes, Transactions, Graft, Prune, IHave, IWant, IDontWant)
 ALICE = SecretKey(content_digest(b"alice"))
 
 
@@ -135,3 +151,55 @@ async def test_twenty_validators_send_each_vote_a_bounded_number_of_times(
         # Two votes of each validator a block: each goes to 19 by its author; others pass it on to few of their meshes.
         assert 15 <= votes <= 19 * 13
         assert (sent["BlockProposal"] - sent_before["BlockProposal"]) / blocks <= 20 * 13
+
+
+@pytest.mark.clause("9.3/13")
+async def test_a_reproposal_brings_votes_that_an_equivocator_kept_from_one_validator(
+    memory_folder: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """All but one lock in round 0; that one took in other votes of the faulty until it took no more of them.
+
+    Then the faulty one falls silent, so the next round needs the vote of the one who doesn't know the proof-of-lock.
+    """
+    async with validators(4, memory_folder) as (cluster, nodes):
+        power = validators_of(genesis_state(cluster.genesis))
+        in_turn = [proposer(power, 1, round_).address for round_ in (0, 1)]
+        faulty = next(node for node in nodes if node.key.address not in in_turn)
+        kept_from = next(node for node in nodes if node is not faulty and node.key.address != in_turn[1])
+        unheard = next(node for node in nodes if node.key.address == in_turn[1]).key.address
+        honest = [node for node in nodes if node is not faulty]
+        await cluster.stop(faulty.name)
+        mallory = cluster.network.join("mallory")
+        offered: list[bytes] = []
+        proofs: list[LockProof] = []
+
+        def tamper(sender: str, receiver: str, message: Message, attachment: bytes) -> tuple[Message, bytes] | None:
+            match message:
+                case BlockProposal(proposal=encoded) if not offered:
+                    offered.append(decode(encoded, Proposal, bytes_max=512).block_id)
+                case ProofOfLock(proof=encoded) if receiver == kept_from.port.name:
+                    proofs.append(decode(encoded, LockProof, bytes_max=LOCK_PROOF_BYTES_MAX))
+                case Votes(votes=entries) if receiver == kept_from.port.name:
+                    votes = [decode(entry, Vote, bytes_max=512) for entry in entries]
+                    kept = [one for one in votes if one.round > 0 or one.validator != unheard or one.kind != 1]
+                    return (Votes(tuple(encode(one) for one in kept)), attachment) if kept else None
+                case _:
+                    pass
+            return message, attachment
+
+        def prevote(block_id: bytes) -> bytes:
+            vote = Vote(VoteKind.PREVOTE, 1, 0, -1, block_id, faulty.key.address, bytes(64))
+            signature = faulty.key.sign(VOTE_TAG, vote.sign_bytes(cluster.genesis.chain_id))
+            return encode(msgspec.structs.replace(vote, signature=signature))
+
+        cluster.network.tamper = tamper
+        cluster.network.connect("mallory", kept_from.port.name)
+        noise = tuple(prevote(content_digest(b"noise %d" % number)) for number in range(VOTES_PER_STEP_MAX))
+        mallory.broadcast(Votes(noise))
+        cluster.connect(*honest)
+        await cluster.reach(1, honest, within_s=60)
+        decided = kept_from.store.block(1)
+        assert decided is not None
+        certificate = decode(decided.certificate, CommitCertificate, bytes_max=CERTIFICATE_BYTES_MAX)
+        assert (certificate.round, certificate.block_id) == (1, offered[0])
+        assert {(proof.round, proof.block_id) for proof in proofs} == {(0, offered[0])}
