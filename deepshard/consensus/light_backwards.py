@@ -17,6 +17,7 @@ class Descent:
         assert 1 <= height < child.height
         self.height = height
         self._child = child
+        self._reach = SYNC_BLOCKS_MAX
 
     @property
     def done(self) -> bool:
@@ -30,22 +31,29 @@ class Descent:
 
     def wanted(self) -> tuple[int, int]:
         """First height and number of the headers to ask for next."""
-        first = max(self.height, self._child.height - SYNC_BLOCKS_MAX)
+        first = max(self.height, self._child.height - self._reach)
         return first, self._child.height - first
 
     def take(self, headers: Sequence[Header]) -> bool:
         """Go down as far as the headers lead. Whether they led anywhere.
 
+        An answer holds as many headers as fit, the lowest of what was asked for: where that isn't enough to reach up to
+        the proven one, fewer are asked for next time.
+
         Raises:
             InvalidLightBlock: one isn't the parent of the next.
         """
-        by_height = {header.height: header for header in headers}
+        first, count = self.wanted()
+        by_height = {header.height: header for header in headers if first <= header.height < first + count}
         moved = False
         while not self.done and (parent := by_height.get(self._child.height - 1)) is not None:
             if parent.block_id() != self._child.parent_id:
                 raise InvalidLightBlock(f"header {parent.height} is not the parent of the trusted one above it")
             self._child = parent
             moved = True
+        if not moved and 0 < len(by_height) < count:
+            self._reach = len(by_height)
+            return True
         return moved
 
     def found(self) -> HeaderFound:

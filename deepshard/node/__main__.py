@@ -39,7 +39,15 @@ def main(
         str | None,
         typer.Option(
             envvar="DEEPSHARD_TRUST",
-            help="HEIGHT:ID of a recent block that you know to be right: where an inference node begins to trust.",
+            help="HEIGHT:ID of a recent block that you know to be right: trust begins there, where genesis is too old.",
+        ),
+    ] = None,
+    snapshot_gap: Annotated[
+        int | None,
+        typer.Option(
+            envvar="DEEPSHARD_SNAPSHOT_GAP",
+            metavar="BLOCKS",
+            help="Join by a snapshot when further behind than this; 0: always execute every block.",
         ),
     ] = None,
     http: Annotated[
@@ -99,6 +107,7 @@ def main(
         "roles": roles,
         "genesis": genesis,
         "trust": trust,
+        "snapshot_gap_blocks": snapshot_gap,
         "http": http,
         "log_format": log_format,
         "log_level": log_level,

@@ -11,6 +11,7 @@ import msgspec
 from deepshard.errors import UsageError
 from deepshard.net.endpoints import parse_endpoint
 from deepshard.primitives import parse_block_reference
+from deepshard.services.catching_up import SNAPSHOT_GAP_BLOCKS
 
 ROLES = ("validator", "trainer", "informant", "inference")
 LogFormat = Literal["json", "console"]
@@ -26,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     roles: tuple[str, ...] = ()
     genesis: str = ""
     trust: str = ""
+    snapshot_gap_blocks: int = SNAPSHOT_GAP_BLOCKS
     http: str = "127.0.0.1:7421"
     log_format: LogFormat = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -77,8 +79,10 @@ def _checked(settings: Settings) -> Settings:
         parse_endpoint(peer)
     if settings.trust:
         parse_block_reference(settings.trust)
-        if settings.roles != ("inference",):
-            raise UsageError("--trust is for light clients, and so for a node whose only role is inference")
+    if settings.snapshot_gap_blocks < 0:
+        raise UsageError(
+            f"snapshot_gap_blocks is {settings.snapshot_gap_blocks}: give a number of blocks, or 0 for never"
+        )
     if not settings.genesis:
         raise UsageError("no genesis file: name the network to join with --genesis FILE")
     if settings.micro_batch < 1:

@@ -8,19 +8,23 @@ from pathlib import Path
 
 from deepshard.actors import Supervisor
 from deepshard.compute.client import ComputeClient
+from deepshard.consensus.types import Block
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.chunks import ChunkStore
 from deepshard.disk.journal import Journal
+from deepshard.encoding import decode
 from deepshard.errors import UsageError
 from deepshard.identity import SecretKey
 from deepshard.ledger.genesis import genesis_state
 from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis
+from deepshard.limits import BLOCK_BYTES_MAX
 from deepshard.net.network import Network
 from deepshard.net.types import NetworkEvent
 from deepshard.node.backend import NodeBackend
 from deepshard.node.settings import Settings
 from deepshard.primitives import parse_amount, parse_block_reference, tagged_hash
+from deepshard.services.catching_up import SnapshotPolicy
 from deepshard.services.chain import ChainService
 from deepshard.services.curator import Curator
 from deepshard.services.executor import snapshot_interval
@@ -101,6 +105,7 @@ class Node:
         self._key = key
         self._extra_texts = extra_texts
         roles = settings.roles
+        named = parse_block_reference(settings.trust) if settings.trust else None
         self.network = Network(
             key=key,
             chain_id=genesis.chain_id,
@@ -132,12 +137,14 @@ class Node:
                 network=self.network,
                 journal=self._journal,
                 now_ms=now_ms,
-                trust=parse_block_reference(settings.trust) if settings.trust else None,
+                trust=named,
             )
             self._light.check()
             self._wallet = Wallet(key, genesis.chain_id, self._light, journal=self._journal)
         else:
             self._store = ChainStore(home / "chain.sqlite", genesis_hash=genesis.hash())
+            if named is not None:
+                _check_named(home, self._store, *named)
             self._view = ChainView(genesis_state(genesis), None)
             self._chain = ChainService(
                 genesis=genesis,
@@ -148,6 +155,7 @@ class Node:
                 onion=OnionChain(tagged_hash("onion seed", key.seed)) if "validator" in roles else None,
                 pacing=_pacing(settings),
                 now_ms=now_ms,
+                snapshots=SnapshotPolicy(gap_blocks=settings.snapshot_gap_blocks, named=named),
             )
             self._wallet = Wallet(key, genesis.chain_id, self._chain, journal=self._journal)
         self._curator: Curator | None = None
@@ -272,6 +280,19 @@ class Node:
         self._supervisor.add("curator", self._curator.run)
         self._supervisor.add("keeper", self._keeper.run)
         self._supervisor.add("scorer", scorer.run)
+
+
+def _check_named(home: Path, store: ChainStore, height: int, block_id: bytes) -> None:
+    stored = store.block(height)
+    if stored is None:
+        return
+    own = decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX).header.block_id()
+    if own != block_id:
+        raise UsageError(
+            f"--trust names {block_id.hex()} at height {height}, and the chain in {home} has {own.hex()} "
+            "there: one of the two is of another history. Ask again which block is right; if it is the one named, move "
+            "chain.sqlite away (never guard.db), and the node joins the network again"
+        )
 
 
 def _pacing(settings: Settings) -> Pacing:

@@ -41,12 +41,12 @@ class SnapshotPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         gap_blocks: how far behind it has to be; 0 for never.
-        trusted: a header that a person vouches for, where genesis is too old.
+        named: height and id of a block that a person vouches for, where genesis is too old.
         trusting_period_ms: how old what is trusted may be.
     """
 
     gap_blocks: int = SNAPSHOT_GAP_BLOCKS
-    trusted: LightState | None = None
+    named: tuple[int, bytes] | None = None
     trusting_period_ms: int = TRUSTING_PERIOD_MS
 
 
@@ -173,18 +173,20 @@ class CatchUp:
 
     def _new_join(self) -> SnapshotJoin:
         self._resumed = None
+        named = self._policy.named
         return SnapshotJoin(
             self._trusted(),
             above=self._executor.height + self._policy.gap_blocks,
             numbers=self._numbers,
             trusting_period_ms=self._policy.trusting_period_ms,
+            named=None if named is None or named[0] <= self._executor.height else named,
             resumable=self._store.part_heights(),
         )
 
     def _trusted(self) -> LightState:
-        """The newest of: our own tip, what a person vouches for, genesis."""
-        tip, header, named = self._executor.tip, self._executor.header, self._policy.trusted
-        if header is not None and (named is None or named.height < header.height):
+        """Our own tip, or genesis."""
+        tip, header = self._executor.tip, self._executor.header
+        if header is not None:
             return LightState(
                 header.chain_id,
                 header.height,
@@ -194,8 +196,6 @@ class CatchUp:
                 header.next_validators_hash,
                 header,
             )
-        if named is not None:
-            return named
         genesis = self._genesis
         return trust_genesis(genesis.chain_id, genesis.hash(), genesis.time_ms, self._genesis_validators)
 

@@ -100,7 +100,8 @@ class ChainService:
         self._pacing = pacing
         self._now_ms = now_ms
         self.mailbox: Mailbox[ChainMessage] = Mailbox()
-        self._executor = ChainExecutor(genesis, store, view)
+        policy = snapshots or SnapshotPolicy()
+        self._executor = ChainExecutor(genesis, store, view, named=policy.named)
         self._transactions = TransactionGossip(network, self._executor.admit)
         self._judge = Judge(genesis.chain_id, self._executor, store, self._transactions, now_ms)
         self._mesh = MeshHost(network, secret=key.seed, later=self._flush_later)
@@ -112,7 +113,7 @@ class ChainService:
             store,
             self._executor,
             view,
-            policy=snapshots or SnapshotPolicy(),
+            policy=policy,
             now_ms=now_ms,
             settle=self._transactions.settle,
             moved=self._after_sync,

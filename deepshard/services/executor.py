@@ -44,6 +44,15 @@ class _Executed:
     result: BlockResult
 
 
+class NotTheNamedBlock(InvalidBlock):
+    """A block at the height of one that a person named, and another; the peer lies, or the person was told wrong."""
+
+    penalty = 0
+
+    def __init__(self, height: int, named: bytes, shown: bytes) -> None:
+        super().__init__(f"block {height} is {shown.hex()}, and --trust names {named.hex()}")
+
+
 class ChainExecutor:
     """Execution of the chain on top of what is stored.
 
@@ -51,7 +60,11 @@ class ChainExecutor:
     committed. Signatures that verified once aren't verified again for the same transaction.
     """
 
-    def __init__(self, genesis: Genesis, store: ChainStore, view: ChainView) -> None:
+    def __init__(
+        self, genesis: Genesis, store: ChainStore, view: ChainView, *, named: tuple[int, bytes] | None = None
+    ) -> None:
+        """`named` are height and id of a block that a person vouches for: there no other is accepted."""
+        self._named = named
         self._genesis = genesis
         self._store = store
         self._view = view
@@ -156,6 +169,8 @@ class ChainExecutor:
         if known is not None:
             return known.result
         encoded = encode(block)
+        if self._named is not None and block.header.height == self._named[0] and block_id != self._named[1]:
+            raise NotTheNamedBlock(block.header.height, self._named[1], block_id)
         validate_block(
             block,
             chain_id=self._genesis.chain_id,

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from deepshard.consensus.certificates import certificate_hash
-from deepshard.consensus.light import LightBlock, LightState, TrustExpired, decode_light_block
-from deepshard.consensus.light_climb import Climb
+from deepshard.consensus.light import LightBlock, LightState, TrustExpired, WrongTrustedHeader, decode_light_block
+from deepshard.consensus.light_route import HeaderRoute
 from deepshard.consensus.types import Block
 from deepshard.encoding import decode
 from deepshard.errors import InvalidBlock, MalformedMessage, RemoteError
@@ -64,11 +64,10 @@ class Joined:
 class _Target:
     """The height that is being fetched, and what has come of it."""
 
-    def __init__(self, trusted: LightState, height: int) -> None:
-        self.height = height
-        self.climb = Climb(trusted, height)
+    def __init__(self, route: HeaderRoute) -> None:
+        self.height = route.height
+        self.route = route
         self.guide: bytes | None = None
-        self.light: LightBlock | None = None
         self.block: bytes | None = None
         self.coverage = Coverage()
         self.chunks: list[StateChunk] = []
@@ -76,6 +75,11 @@ class _Target:
         """How far apart chunks are asked for: the most that one has been responsible for."""
         self.useless: set[bytes] = set()
         """Peers that had no header, or no block, of this height."""
+
+    @property
+    def light(self) -> LightBlock | None:
+        """The verified light block of the height."""
+        return self.route.light
 
 
 class SnapshotJoin:
@@ -88,6 +92,7 @@ class SnapshotJoin:
         above: int,
         numbers: Iterator[int],
         trusting_period_ms: int,
+        named: tuple[int, bytes] | None = None,
         resumable: Collection[int] = (),
     ) -> None:
         """Nobody is asked yet.
@@ -97,10 +102,12 @@ class SnapshotJoin:
             above: only states of greater heights are worth it.
             numbers: fresh request numbers.
             trusting_period_ms: how old what is trusted may be.
+            named: height and id of a block that a person vouches for; headers are verified from it instead.
             resumable: heights of which verified chunks lie on disk; preferred.
         """
         self.failure: str | None = None
-        self._trusted = trusted
+        self._mismatch: WrongTrustedHeader | None = None
+        self._trusted, self._named = trusted, named
         self._above = above
         self._trusting_period_ms = trusting_period_ms
         self._resumable = resumable
@@ -113,7 +120,9 @@ class SnapshotJoin:
         self._began_at: float | None = None
         self._target: _Target | None = None
         self._offers_asked: Enquiries[None] = Enquiries(numbers, patience_s=OFFERS_PATIENCE_S, per_peer=1)
-        self._headers_asked: Enquiries[Climb] = Enquiries(numbers, patience_s=PATIENCE_S, per_peer=1)
+        self._headers_asked: Enquiries[tuple[object, tuple[int, int]]] = Enquiries(
+            numbers, patience_s=PATIENCE_S, per_peer=1
+        )
         self._blocks_asked: Enquiries[int] = Enquiries(numbers, patience_s=PATIENCE_S, per_peer=1)
         self._chunks_asked: Enquiries[tuple[int, range]] = Enquiries(
             numbers, patience_s=PATIENCE_S, per_peer=CHUNKS_PER_PEER
@@ -156,8 +165,10 @@ class SnapshotJoin:
         Raises:
             RemoteError: it is false.
         """
-        climb, target = self._headers_asked.end(peer, answer.request), self._target
-        if climb is None or target is None or climb is not target.climb or target.light is not None:
+        asked, target = self._headers_asked.end(peer, answer.request), self._target
+        if asked is None or target is None or target.light is not None:
+            return
+        if asked != (target.route.turn, target.route.wanted()):
             return
         self._misses.pop(peer, None)
         try:
@@ -165,21 +176,23 @@ class SnapshotJoin:
             if not blocks:
                 self._pass_over(peer, target)
                 return
-            first, count = climb.wanted()
+            first, count = asked[1]
             if len(blocks) > count or blocks[0].header.height != first:
                 raise MalformedMessage(f"{len(blocks)} headers came, {count} from height {first} on were asked for")
-            climb.take(blocks, now_ms=now_ms, trusting_period_ms=self._trusting_period_ms)
+            if not target.route.take(blocks, now_ms=now_ms, trusting_period_ms=self._trusting_period_ms):
+                self._pass_over(peer, target)
+                return
         except TrustExpired as error:
             self.failure = str(error)
+            return
+        except WrongTrustedHeader as error:
+            self._mismatch = error  # the peer lies, or the person was told wrong
+            self._pass_over(peer, target)
             return
         except RemoteError:
             self._expel(peer)
             raise
         self._moved_at = now
-        if climb.tip.height == target.height:
-            target.light = climb.trace[-1]
-        elif climb.done:
-            target.climb = Climb(climb.tip, target.height)  # it goes a long way in stages
 
     def take_block(self, peer: bytes, answer: Blocks, *, now: float) -> bool:
         """Take the block of the chosen height; whether this was asked for here.
@@ -291,9 +304,10 @@ class SnapshotJoin:
             return
         if able:
             best = max(able, key=lambda height: (height in self._resumable, len(self._offering(height)), height))
-            self._target = _Target(self._trusted, best)
+            self._target = _Target(HeaderRoute(self._trusted, best, named=self._named))
         elif has_waited and target is None:
-            self.failure = "no peer hands over a state that is far enough ahead"
+            lacking = "no peer hands over a state that is far enough ahead"
+            self.failure = lacking if self._mismatch is None else str(self._mismatch)
 
     def _offering(self, height: int) -> list[bytes]:
         return [peer for peer, heights in self._offers.items() if height in heights]
@@ -303,13 +317,14 @@ class SnapshotJoin:
             return
         if target.guide is None:
             able = [peer for peer in self._offering(target.height) if peer not in target.useless]
-            if not able:
+            if not able or not target.route.is_possible:
                 self._bad_heights.add(target.height)
                 self._target = None
                 return
             target.guide = min(able, key=lambda peer: (self._headers_asked.rank(peer), peer))
-        number = self._headers_asked.begin(target.guide, target.climb, now)
-        yield target.guide, HeadersRequest(number, *target.climb.wanted())
+        wanted = target.route.wanted()
+        number = self._headers_asked.begin(target.guide, (target.route.turn, wanted), now)
+        yield target.guide, HeadersRequest(number, *wanted)
 
     def _want_block(self, target: _Target, now: float) -> Iterator[tuple[bytes, Message]]:
         if target.block is not None or self._blocks_asked.open():
@@ -358,7 +373,7 @@ class SnapshotJoin:
         """Let another peer show the headers, from what is verified."""
         target.useless.add(peer)
         target.guide = None
-        target.climb = Climb(target.climb.tip, target.height)
+        target.route.pass_over()
 
     def _expel(self, peer: bytes) -> None:
         """A peer has lied: nothing more is asked of it, and what it offers counts for nothing."""

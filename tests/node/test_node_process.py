@@ -196,8 +196,12 @@ def test_a_node_decides_serves_and_goes_on_after_a_kill(tmp_path: Path) -> None:
         restored = node.wait_for("chain.restored")
         assert restored["height"] >= 3
         node.wait_for("block.committed", height=restored["height"] + 2)
+        with node.api() as api:
+            known = api.get("/v1/blocks/3").json()["block_id"]
         assert node.stop() == 0
         assert node.events[-1]["event"] == "node.stopped"
+    other = home.refused(trust=f"3:{'ab' * 32}")
+    assert f"has {known} there" in other
     assert not (home.home / "api.json").exists()
 
 
@@ -251,7 +255,8 @@ def test_every_wrong_start_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert "unknown role" in home.refused(roles="emperor")
     for wrong in ("7", "x:" + "ab" * 32, "7:abcd", "0:" + "ab" * 32):
         assert "HEIGHT:ID" in home.refused(roles="inference", trust=wrong)
-    assert "inference" in home.refused(trust="7:" + "ab" * 32)
+    assert "HEIGHT:ID" in home.refused(trust="7")
+    assert "snapshot_gap_blocks is -1" in home.refused(snapshot_gap="-1")
     assert "keys new" in home.refused(home=str(tmp_path / "empty"))
     assert "127.0.0.1" in home.refused(peers="127.0.0.1")
     assert "is not TOML" in home.refused(config=str(tmp_path / "broken.json"))

@@ -15,10 +15,11 @@ import trio.testing
 from msgspec.structs import replace
 from test_services_chain import ALICE, GENESIS, ONIONS, VALIDATORS, folder, same_state
 
+from deepshard.consensus.types import Block
 from deepshard.encoding import decode, encode
 from deepshard.ledger import state as state_module
 from deepshard.ledger.trie_chunks import InvalidStateChunk, StateChunk, chunk_at
-from deepshard.limits import BODY_BYTES_MAX
+from deepshard.limits import BLOCK_BYTES_MAX, BODY_BYTES_MAX
 from deepshard.services.catching_up import SnapshotPolicy
 from deepshard.testing.chain_cluster import ChainCluster, FullNode
 from deepshard.testing.chain_history import grow_chain
@@ -199,6 +200,43 @@ async def test_expired_trust_is_said_and_the_blocks_are_executed_instead(
         running.connect(late, *nodes)
         await running.reach(HEIGHT + 5, [late], within_s=60)
         assert late.store.base == 1
+
+
+def named(node: FullNode, height: int) -> tuple[int, bytes]:
+    """A block as a person would name it."""
+    stored = node.store.block(height)
+    assert stored is not None
+    return height, decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX).header.block_id()
+
+
+@pytest.mark.clause("10.5/8")
+@pytest.mark.parametrize("height", [380, 400, 417])
+async def test_a_named_block_leads_to_a_state_below_it_at_it_and_above_it(
+    folder: Path, autojump_clock: trio.testing.MockClock, height: int
+) -> None:
+    async with grown(folder) as (running, nodes):
+        policy = SnapshotPolicy(trusting_period_ms=100_000, named=named(nodes[0], height))
+        late = running.start("late", ALICE, snapshots=policy)
+        running.connect(late, *nodes)
+        await running.reach(HEIGHT + 5, [late], within_s=60)
+        assert late.store.base == 400
+        assert same_state([late, *nodes], HEIGHT + 5)
+        assert late.port.penalties == []
+
+
+@pytest.mark.clause("10.3/9", "10.5/8")
+@pytest.mark.parametrize("gap", [0, 200])
+async def test_a_chain_without_the_named_block_is_followed_up_to_it_and_nobody_is_blamed(
+    folder: Path, autojump_clock: trio.testing.MockClock, gap: int
+) -> None:
+    async with grown(folder) as (running, nodes):
+        policy = SnapshotPolicy(gap_blocks=gap, named=(390, bytes(32)))
+        late = running.start("late", ALICE, snapshots=policy)
+        running.connect(late, *nodes)
+        await running.reach(389, [late], within_s=60)
+        await pass_time(30)
+        assert (late.view.height, late.store.base) == (389, 1)
+        assert sum(error.penalty for _, error in late.port.penalties) == 0
 
 
 @pytest.mark.clause("6.4/16")
