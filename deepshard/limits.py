@@ -233,6 +233,12 @@ PARTIALS_MAX: Final = 64
 PARTIAL_AGE_S_MAX: Final = 7 * 24 * 3600.0
 LEAVES_CACHED_MAX: Final = 1 << 16
 """Leaf hashes of blobs being served in ranges, kept in memory: some 70 bytes for 16 KiB."""
+VERSIONS_KEPT: Final = 2
+"""Versions before the newest whose shards a validator keeps."""
+SHARD_GRACE_BLOCKS: Final = 1000
+"""How long a validator keeps shards that no longer fall to it, so that the others can fetch them."""
+AWAY_BLOCKS: Final = 300
+"""Who signs none of so many blocks, and is no peer, is away: others keep its shards meanwhile."""
 PEERS_REMEMBERED_MAX: Final = 1024
 """Peers whose transfer totals are kept."""
 

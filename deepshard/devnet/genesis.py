@@ -25,7 +25,7 @@ from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator, P
 from deepshard.limits import MANIFEST_BYTES_MAX
 from deepshard.primitives import content_digest, tagged_hash
 from deepshard.shards.manifest import Manifest
-from deepshard.shards.placement import shard_keys, shards_of
+from deepshard.shards.placement import Candidate, place, shard_keys
 from deepshard.shards.rules import check_manifest
 
 CHAIN_ID = "deepshard-devnet"
@@ -153,12 +153,12 @@ def distribute(genesis: Genesis, store: Path, roster: Sequence[Participant]) -> 
     check_manifest(manifest)
     shared = [genesis.manifest, *(part for file in manifest.files for part in file.parts)]
     validators = [each for each in roster if each.role == "validator"]
-    weights = sorted((each.key.address, VALIDATOR_STAKE) for each in validators)
-    keys = shard_keys(manifest)
+    candidates = [Candidate(each.key.address, VALIDATOR_STAKE) for each in validators]
+    placed = place(shard_keys(manifest), candidates, genesis.params.replication)
     held: dict[str, int] = {}
     for validator in validators:
-        numbers = shards_of(validator.key.address, keys, weights, genesis.params.replication)
-        assigned = {manifest.shards[number].chunk for number in numbers}
+        mine = [entry for entry, by in zip(manifest.shards, placed, strict=True) if validator.key.address in by]
+        assigned = {entry.chunk for entry in mine}
         held[validator.name] = len(assigned)
         chunks = validator.home / "chunks"
         _link(store, chunks, [*shared, *sorted(assigned)])

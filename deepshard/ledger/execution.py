@@ -30,6 +30,7 @@ from deepshard.ledger.rounds import (
 )
 from deepshard.ledger.schedule import advance_rounds
 from deepshard.ledger.state import Draft, State
+from deepshard.ledger.storage import apply_offer_storage
 from deepshard.ledger.transactions import (
     TRANSACTION_TAG,
     Bond,
@@ -37,6 +38,7 @@ from deepshard.ledger.transactions import (
     CommitVote,
     CommitWeights,
     JoinRound,
+    OfferStorage,
     ProposeData,
     ReportScores,
     RevealVote,
@@ -71,6 +73,7 @@ RULES: Final[dict[type, Callable[[Call, Any], None]]] = {
     Transfer: apply_transfer,
     Bond: apply_bond,
     Unbond: apply_unbond,
+    OfferStorage: apply_offer_storage,
     ProposeData: apply_propose_data,
     CommitVote: apply_commit_vote,
     RevealVote: apply_reveal_vote,

@@ -20,6 +20,7 @@
 | `report/` number, validator | `ReportScores` |
 | `model/` version | `ModelVersion` |
 | `licence/` address | `Licence` |
+| `storage/` address | `StorageOffer` of a validator |
 
 Numbers in keys are 8 bytes, big-endian, so that the order of keys is the order of numbers.
 """
@@ -38,6 +39,7 @@ VALIDATORS: Final = b"validator/"
 PROPOSALS: Final = b"proposal/"
 ROUNDS: Final = b"round/"
 LICENCES: Final = b"licence/"
+STORAGE: Final = b"storage/"
 
 
 def _number(value: int) -> bytes:
@@ -127,3 +129,8 @@ def model_key(version: int) -> bytes:
 def licence_key(address: bytes) -> bytes:
     """Key of the licence of the account `address`."""
     return LICENCES + address
+
+
+def storage_key(address: bytes) -> bytes:
+    """Key of a validator's `StorageOffer`."""
+    return STORAGE + address

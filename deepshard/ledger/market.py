@@ -9,6 +9,7 @@ from deepshard.ledger.call import Call
 from deepshard.ledger.faults import PriceAboveLimit, WrongVersion
 from deepshard.ledger.params import Params
 from deepshard.ledger.records import Licence
+from deepshard.ledger.storage import storage_weight
 from deepshard.ledger.transactions import BuyLicence
 
 FRACTION_BITS: Final = 64
@@ -50,7 +51,8 @@ def licence_price(params: Params, value: int) -> int:
 def apply_buy_licence(call: Call, action: BuyLicence) -> None:
     """Buy or renew the sender's licence for the current weights and those of the next `licence_epochs` versions.
 
-    `fee_holders_bp` of the price go to the active validators in proportion to stake, `fee_treasury_bp` to the treasury,
+    `fee_holders_bp` of the price go to the active validators in proportion to what they weigh in
+    placement, `fee_treasury_bp` to the treasury,
     what is left is burned; what the division among holders leaves over goes to the treasury.
     """
     # CHECK
@@ -69,12 +71,13 @@ def apply_buy_licence(call: Call, action: BuyLicence) -> None:
     holders = price * call.params.fee_holders_bp // 10_000
     treasury = price * call.params.fee_treasury_bp // 10_000
     burned = price - holders - treasury
-    active = draft.active().validators
-    active_stake = sum(entry.stake for entry in active)
-    shares = [(entry, holders * entry.stake // active_stake) for entry in active]
-    for entry, share in shares:
-        funds.credit(draft, entry.address, share)
-    treasury += holders - sum(share for _, share in shares)
+    weights = [(entry.address, storage_weight(draft, entry)) for entry in draft.active().validators]
+    total = sum(weight for _, weight in weights)
+    # Where all offer nothing, all weights are 0, and so are the shares.
+    shares = [(address, weight, holders * weight // max(1, total)) for address, weight in weights]
+    for address, _, share in shares:
+        funds.credit(draft, address, share)
+    treasury += holders - sum(share for _, _, share in shares)
     funds.to_treasury(draft, treasury)
     funds.burn(draft, burned)
     last_version = model.version + call.params.licence_epochs
@@ -82,8 +85,8 @@ def apply_buy_licence(call: Call, action: BuyLicence) -> None:
     draft.write(keys.licence_key(call.sender), licence)
     # RECEIPT
     facts = {"version": model.version, "last_version": last_version, "value": model.value}
-    split = {"holders": sum(share for _, share in shares), "treasury": treasury, "burned": burned}
+    split = {"holders": sum(share for _, _, share in shares), "treasury": treasury, "burned": burned}
     call.receipts.add("licence", call.sender, call.id, -price, "", **facts, **split)
-    for entry, share in shares:
-        stakes = {"stake": entry.stake, "active_stake": active_stake}
-        call.receipts.add("licence-share", entry.address, call.id, share, "", **stakes)
+    for address, weight, share in shares:
+        facts = {"weight": weight, "active_weight": total}
+        call.receipts.add("licence-share", address, call.id, share, "", **facts)

@@ -6,6 +6,7 @@
 | `transfer` | sender, then recipient | transaction | minus and plus the amount | `peer` |
 | `bond` | validator | transaction | 0 | `bonded`, `stake` |
 | `unbond` | validator | transaction | 0 | `unbonding`, `release_height`, `stake` |
+| `storage-offered` | validator | transaction | 0 | `capacity`, `operator`, `network` |
 | `unbonded` | validator | zero | 0 | `released` |
 | `epoch` | zero | zero | 0 | `epoch`, `validators`, `stake` |
 | `propose` | informant | proposal | 0 | `segments`, `bytes`, `stake` |
@@ -22,7 +23,7 @@
 | `trainer-returned` | trainer | round | 0 | measurements |
 | `informant-reward` | informant | round | the reward | `gain`, `total_gain`, `pool`, `cap` |
 | `licence` | buyer | transaction | minus the price | `version`, `last_version`, `holders`, `treasury`, `burned` |
-| `licence-share` | validator | transaction | its share | `stake`, `active_stake` |
+| `licence-share` | validator | transaction | its share | `weight`, `active_weight` |
 
 The subject of a round is `round_subject(number)`.
 """

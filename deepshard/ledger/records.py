@@ -169,6 +169,18 @@ class Licence(Record, frozen=True):
     height: Height
 
 
+class StorageOffer(Record, frozen=True):
+    """What a validator says of its storage: bytes of weights it wants to hold at most, and what it shares with others.
+
+    `epoch` is that of the transaction: there is one change in an epoch at most, since each may move data.
+    """
+
+    capacity: Amount
+    operator: str
+    network: str
+    epoch: Count
+
+
 class Chain(Record, frozen=True):
     """Progress of the chain itself: height, beacon, and the numbers of the current round and epoch."""
 

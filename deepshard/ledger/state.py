@@ -25,6 +25,7 @@ from deepshard.ledger.records import (
     ModelVersion,
     RoundScoring,
     SegmentRecord,
+    StorageOffer,
     Supply,
     TrainingRound,
     ValidatorRecord,
@@ -177,6 +178,10 @@ class View(ABC):
     def licences(self) -> list[tuple[bytes, Licence]]:
         """All licences by the buyer's address."""
         return list(self.items(keys.LICENCES, Licence))
+
+    def storage_offer(self, address: bytes) -> StorageOffer | None:
+        """What a validator says of its storage, if anything."""
+        return self.read(keys.storage_key(address), StorageOffer)
 
     def money(self) -> int:
         """Sum of all balances, locked, unbonding and bonded stake and the treasury, by counting every account."""

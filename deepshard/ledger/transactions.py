@@ -51,6 +51,17 @@ class Unbond(Record, frozen=True, tag="unbond"):
     amount: Amount
 
 
+class OfferStorage(Record, frozen=True, tag="offer-storage"):
+    """Say how many bytes of weights to hold at most, and what this validator may fail together with.
+
+    `operator` and `network` are any text; validators with the same text share it, an empty one is shared by nobody.
+    """
+
+    capacity: Amount
+    operator: ShortText
+    network: ShortText
+
+
 class SegmentRef(Record, frozen=True):
     """A segment of proposed text: content address and size in bytes of its UTF-8 blob."""
 
@@ -155,6 +166,7 @@ Action = (
     Transfer
     | Bond
     | Unbond
+    | OfferStorage
     | ProposeData
     | CommitVote
     | RevealVote

@@ -116,6 +116,8 @@ def change_validators(draft: Draft, receipts: Receipts, height: int) -> bool:
     for address, record in draft.validators():
         if record.stake == 0:
             draft.write(keys.validator_key(address), None)
+            if draft.storage_offer(address) is not None:
+                draft.write(keys.storage_key(address), None)
     total = sum(entry.stake for entry in new.validators)
     epoch = (height + 1) // params.epoch_blocks
     receipts.add("epoch", NOBODY, ZERO_DIGEST, 0, "", epoch=epoch, validators=len(new.validators), stake=total)

@@ -8,9 +8,11 @@ import structlog
 
 from deepshard.disk.chunks import ChunkStore
 from deepshard.services.duty import attend
+from deepshard.services.placing import candidates_of
 from deepshard.services.shards import ShardExchange
 from deepshard.services.view import ChainView
-from deepshard.services.weights import WeightsRegistry, assigned_shards
+from deepshard.services.weights import Lineage, WeightsRegistry
+from deepshard.shards.placement import Candidate, place, shard_keys
 
 _log = structlog.get_logger(__name__)
 
@@ -48,14 +50,14 @@ class Keeper:
     async def _step(self) -> bool:
         state = self._view.state
         model = state.current_model()
-        weights = [(address, record.stake) for address, record in state.validators()]
-        if not any(address == self._address for address, _ in weights):
+        candidates = candidates_of(state)
+        if not any(each.address == self._address for each in candidates):
             return False
         current = (model.version, model.manifest)
         if self.holding.version == model.version and self.holding.held == self.holding.assigned:
-            return self._tidied != current and self._tidy(current, weights, state.params().replication)
+            return self._tidied != current and self._tidy(current, candidates, state.params().replication)
         lineage = await self._registry.lineage(model.manifest, version=model.version)
-        mine = assigned_shards(lineage.newest, self._address, weights, state.params().replication)
+        mine = self._assigned(lineage, candidates, state.params().replication)
         missing = {chunk: size for chunk, size in lineage.chunks_of(mine).items() if not self._store.has(chunk)}
         if missing:
             self.holding = Holding(model.version, len(mine), self.holding.held if self.holding.version >= 0 else 0)
@@ -64,14 +66,14 @@ class Keeper:
         _log.info("keeper.holds", version=model.version, shards=len(mine), fetched_chunks=len(missing))
         return True
 
-    def _tidy(self, current: tuple[int, bytes], weights: list[tuple[bytes, int]], replication: int) -> bool:
+    def _tidy(self, current: tuple[int, bytes], candidates: tuple[Candidate, ...], replication: int) -> bool:
         if self._registry.busy:
             return False
         running = self._view.state.current_round()
         if running is not None and running.status in {"training", "revealing", "scoring"}:
             return False
         lineage = self._registry.known_lineage(current[1])
-        keep = lineage.chunks_of(assigned_shards(lineage.newest, self._address, weights, replication))
+        keep = lineage.chunks_of(self._assigned(lineage, candidates, replication))
         dropped = [
             digest for digest in self._registry.weight_chunks() if digest not in keep and self._store.has(digest)
         ]
@@ -80,3 +82,7 @@ class Keeper:
         self._tidied = current
         _log.info("keeper.tidied", version=current[0], kept=len(keep), dropped=len(dropped))
         return False
+
+    def _assigned(self, lineage: Lineage, candidates: tuple[Candidate, ...], replication: int) -> list[int]:
+        placed = place(shard_keys(lineage.newest), candidates, replication)
+        return [number for number, held_by in enumerate(placed) if self._address in held_by]

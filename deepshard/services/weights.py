@@ -13,7 +13,6 @@ from deepshard.net.types import PeerInfo
 from deepshard.primitives import ZERO_DIGEST, content_digest
 from deepshard.services.shards import FetchReport, ShardExchange
 from deepshard.shards.manifest import Manifest
-from deepshard.shards.placement import shard_keys, shards_of
 from deepshard.shards.rules import check_child, decode_manifest
 
 
@@ -193,10 +192,3 @@ class WeightsRegistry:
         return await self._exchange().fetch(
             {**lineage.files(), **lineage.chunks()}, progress=progress, timeout_s=timeout_s
         )
-
-
-def assigned_shards(
-    manifest: Manifest, address: bytes, weights: list[tuple[bytes, int]], replication: int
-) -> tuple[int, ...]:
-    """Numbers of the shards that placement gives to `address`."""
-    return shards_of(address, shard_keys(manifest), weights, replication)

@@ -20,6 +20,7 @@ from deepshard.ledger.state import State
 from deepshard.ledger.transactions import (
     Bond,
     BuyLicence,
+    OfferStorage,
     Transaction,
     TransactionBody,
     Transfer,
@@ -53,6 +54,7 @@ def collected() -> list[tuple[State, BlockContext, list[bytes]]]:
     network.block(*network.sign(INFORMANT, Transfer(BUYER.address, 5)))
     network.block(*network.sign(BUYER, Bond(network.params.validator_stake_min, ONIONS[BUYER.address].tip)))
     network.block(*network.sign(VALIDATORS[0], Unbond(5)))
+    network.block(*network.sign(VALIDATORS[1], OfferStorage(9, "operator", "network")))
     proposal = network.propose("one text", "another text")
     network.vote(proposal, *[True, True, True, False])
     network.epoch(["base", "injector", "other"])

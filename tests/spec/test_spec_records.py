@@ -61,6 +61,7 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], ...]] = {
         transactions.ProbeScore,
         transactions.SubmissionReport,
         records.Chain,
+        records.StorageOffer,
         records.Supply,
         records.Account,
         records.Unbonding,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepshard.conformance.vectors.check import Fields
 from deepshard.conformance.vectors.document import Json, unspell
-from deepshard.shards.placement import holders, log2_fixed, shard_key
+from deepshard.shards.placement import Candidate, holders, log2_fixed, shard_key
 
 
 def check(case: Fields) -> Json:
@@ -15,5 +15,8 @@ def check(case: Fields) -> Json:
         case "logarithm":
             return {"logarithm": log2_fixed(case.number("argument"))}
         case _:
-            validators = [(unspell(address), int(weight)) for address, weight in case["validators"]]
-            return {"holders": holders(case.data("key"), validators, case.number("replication"))}
+            candidates = [
+                Candidate(unspell(address), int(weight), operator, network)
+                for address, weight, operator, network in case["candidates"]
+            ]
+            return {"holders": holders(case.data("key"), candidates, case.number("replication"))}

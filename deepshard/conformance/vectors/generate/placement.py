@@ -8,7 +8,7 @@ from typing import Final
 from deepshard.conformance.vectors.document import Json, accept, document, key_of
 from deepshard.primitives import tagged_hash
 
-_KEY, _LOGARITHM, _HOLDERS = ("8.10/1",), ("8.10/2",), ("8.10/2", "8.10/3")
+_KEY, _LOGARITHM, _HOLDERS = ("8.10/1",), ("8.10/2",), ("8.10/2", "8.10/4")
 _ADDRESSES: Final = tuple(sorted(key_of(f"validator {number}").address for number in range(7)))
 
 
@@ -48,30 +48,53 @@ def _logarithms() -> Iterator[Json]:
         yield accept(f"logarithm of {argument}", _LOGARITHM, operation="logarithm", **fields)
 
 
-def _held_by(key: bytes, weights: Sequence[int], replication: int) -> list[bytes]:
-    ranked = []
-    for address, weight in zip(_ADDRESSES, weights, strict=False):
-        draw = int.from_bytes(tagged_hash("placement", key, address)[:8], "little")
-        cost = 64 * 2**32 - _logarithm(draw + 1)
-        if weight:
-            ranked.append((cost * 2**64 // weight, address))
-    return [address for _, address in sorted(ranked)[:replication]]
+def _rate(key: bytes, address: bytes, weight: int) -> int:
+    draw = int.from_bytes(tagged_hash("placement", key, address)[:8], "little")
+    return (64 * 2**32 - _logarithm(draw + 1)) * 2**64 // weight
+
+
+def _held_by(key: bytes, candidates: Sequence[tuple[bytes, int, str, str]], replication: int) -> list[bytes]:
+    """The words of 8.10/4."""
+    chosen: list[tuple[bytes, int, str, str]] = []
+
+    def badness(candidate: tuple[bytes, int, str, str]) -> tuple[int, int, bytes]:
+        address, weight, operator, network = candidate
+        with_operator = sum(1 for _, _, other, _ in chosen if other == operator != "")
+        with_network = sum(1 for _, _, _, other in chosen if other == network != "")
+        return with_operator + with_network, _rate(key, address, weight), address
+
+    left = [candidate for candidate in candidates if candidate[1] > 0]
+    while left and len(chosen) < replication:
+        best = min(left, key=badness)
+        left.remove(best)
+        chosen.append(best)
+    return [candidate[0] for candidate in chosen]
 
 
 def _holders() -> Iterator[Json]:
-    for weights, replication in (
-        ((1, 1, 1, 1), 3),
-        ((1, 1, 1, 1), 1),
-        ((10**12, 2 * 10**12, 3 * 10**12, 4 * 10**12, 5 * 10**12), 3),
-        ((2**61, 1, 0, 2**53 + 1, 7, 0, 9), 4),
-        ((5, 5), 3),
-        ((0, 0, 1), 2),
-        ((), 2),
+    for weights, operators, networks, replication in (
+        ((1, 1, 1, 1), "", "", 3),
+        ((1, 1, 1, 1), "", "", 1),
+        ((10**12, 2 * 10**12, 3 * 10**12, 4 * 10**12, 5 * 10**12), "", "", 3),
+        ((2**61, 1, 0, 2**53 + 1, 7, 0, 9), "", "", 4),
+        ((5, 5), "", "", 3),
+        ((0, 0, 1), "", "", 2),
+        ((), "", "", 2),
+        ((1,) * 7, "aabbccd", "", 3),
+        ((1,) * 7, "", "aabbccd", 4),
+        ((1,) * 7, "aaaaabb", "", 3),
+        ((1,) * 7, "aaaaaaa", "", 3),
+        ((1,) * 7, "aabbcc-", "adbecfa", 3),
+        ((1,) * 7, "aabbaab", "ababbab", 5),
+        ((9, 8, 7, 6, 5, 4, 3), "a--b--a", "-b-b-b-", 3),
+        ((0, 10**12, 1, 2, 3, 4, 5), "aaabbbb", "abcabca", 3),
     ):
         for row in (0, 512):
             key = _key("model.layers.0.mlp.weight", row)
-            listed = [list(pair) for pair in zip(_ADDRESSES, weights, strict=False)]
-            fields = {"key": key, "validators": listed, "replication": replication}
-            held = _held_by(key, weights, replication)
+            labels = [[text[i : i + 1].strip("-") for i in range(len(weights))] for text in (operators, networks)]
+            listed = list(zip(_ADDRESSES, weights, *labels, strict=False))
             name = f"{replication} holders among weights {list(weights)}, row {row}"
-            yield accept(name, _HOLDERS, operation="holders", **fields, holders=held)
+            name += f", operators {operators}" if operators else ""
+            name += f", networks {networks}" if networks else ""
+            fields = {"key": key, "candidates": listed, "replication": replication}
+            yield accept(name, _HOLDERS, operation="holders", **fields, holders=_held_by(key, listed, replication))

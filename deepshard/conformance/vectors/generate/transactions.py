@@ -32,6 +32,7 @@ from deepshard.ledger.transactions import (
     Bond,
     BuyLicence,
     CommitVote,
+    OfferStorage,
     ProposeData,
     RevealVote,
     SegmentRef,
@@ -45,6 +46,7 @@ from deepshard.ledger.transactions import (
 _FEE: Final = PARAMS.transaction_fee
 _ALICE, _BOB, _CAROL = TRAINERS
 _FORM, _APPLIED, _PAYS, _WHOLE = ("11.2/1", "11.2/2", "11.2/3"), ("11.2/4",), ("11.2/5", "11.2/6"), ("11.2/7",)
+_OFFERS: Final = ("11.3/1",)
 _BONDS, _RELEASE, _EPOCH, _STAKE = ("11.3/1",), ("11.3/2",), ("11.3/3",), ("11.3/4",)
 _PROPOSE, _COMMITMENT, _SEATS, _PHASES, _DECIDE, _SEGMENTS = (
     ("11.4/1",),
@@ -67,7 +69,15 @@ _OUTCOMES: Final = ("accepted", "rejected", "harmful", "contested")
 def make() -> Json:
     """The file."""
     cases = Cases(_states())
-    groups = (_transfers(cases), _envelopes(cases), _bonds(cases), _epochs(cases), _proposals(cases), _commits(cases))
+    groups = (
+        _transfers(cases),
+        _envelopes(cases),
+        _bonds(cases),
+        _offers(cases),
+        _epochs(cases),
+        _proposals(cases),
+        _commits(cases),
+    )
     later = (_reveals(cases), _licences(cases), _blocks(cases))
     return document(
         "transactions",
@@ -123,7 +133,9 @@ def _states() -> dict[str, State]:
     bonded = Ledger()
     tip = onion(BUYER).tip
     leaver = VALIDATORS[0]
-    bonded.block(*bonded.sign(BUYER, Bond(600 * TOKEN, tip)), *bonded.sign(leaver, Unbond(1000 * TOKEN)))
+    going = bonded.sign(leaver, OfferStorage(10**9, "x", "y"), Unbond(1000 * TOKEN))
+    staying = bonded.sign(VALIDATORS[1], OfferStorage(10**9, "x", ""))
+    bonded.block(*bonded.sign(BUYER, Bond(600 * TOKEN, tip)), *going, *staying)
     bonded.until(lambda state: state.chain().height == PARAMS.epoch_blocks - 2)
     states["bonded"] = bonded.state
     bonded.until(lambda state: state.chain().height == PARAMS.unbonding_blocks)
@@ -226,6 +238,30 @@ def _bonds(cases: Cases) -> Iterator[Json]:
         yield cases.bad(f"unbond: {name}", _BONDS, error, "genesis", ledger.sign(key, *map(Unbond, amounts)))
 
 
+def _offers(cases: Cases) -> Iterator[Json]:
+    ledger = cases.on("genesis")
+    key = VALIDATORS[3]
+    for name, action in (
+        ("all of it", OfferStorage(10**12, "example.org", "192.0.2.0/24")),
+        ("without labels", OfferStorage(2**62, "", "")),
+        ("nothing", OfferStorage(0, "\u00fc" * 64, "y" * 64)),
+    ):
+        yield cases.good(f"offer storage: {name}", (*_OFFERS, *_PAYS), "genesis", ledger.sign(key, action))
+    again = cases.on("unbonding").sign(VALIDATORS[1], OfferStorage(5, "", "z"))
+    yield cases.good("offer storage: anew in a later epoch", _OFFERS, "unbonding", again)
+    before = cases.on("bonded")
+    offer = OfferStorage(5, "", "")
+    for name, state, sender, error in (
+        ("by nobody who has bonded", "genesis", _ALICE, "NotAValidator"),
+        ("after all is withdrawn", "bonded", VALIDATORS[0], "NotAValidator"),
+        ("twice in an epoch", "bonded", VALIDATORS[1], "AlreadyDone"),
+    ):
+        signed = (ledger if state == "genesis" else before).sign(sender, offer)
+        yield cases.bad(f"offer storage: {name}", _OFFERS, error, state, signed)
+    long = ledger.sign(key, OfferStorage(5, "x" * 65, ""))
+    yield cases.bad("offer storage: a label of 65 characters", _OFFERS, "MalformedMessage", "genesis", long)
+
+
 def _epochs(cases: Cases) -> Iterator[Json]:
     yield cases.good("the last block of an epoch", (*_EPOCH, *_BLOCK), "bonded", [])
     yield cases.good("the block that pays out", _RELEASE, "unbonding", [])
@@ -313,6 +349,11 @@ def _licences(cases: Cases) -> Iterator[Json]:
     yield cases.good("licence: renewed", _LICENCE, "genesis", renewed)
     by_validator = ledger.sign(VALIDATORS[0], BuyLicence(0, price))
     yield cases.good("licence: a validator buys", _LICENCE, "genesis", by_validator)
+    less = ledger.sign(VALIDATORS[3], OfferStorage(10**9, "", ""))
+    nothing = [data for key in VALIDATORS for data in ledger.sign(key, OfferStorage(0, "", ""))]
+    for name, offers in (("one holds less than its stake", less), ("nobody holds anything", nothing)):
+        both = [*offers, *ledger.sign(BUYER, BuyLicence(0, price))]
+        yield cases.good(f"licence: {name}", _LICENCE, "genesis", both)
     for name, key, action, error in (
         ("another version", BUYER, BuyLicence(1, price), "WrongVersion"),
         ("a price too high", BUYER, BuyLicence(0, price - 1), "PriceAboveLimit"),

@@ -44,17 +44,25 @@ function logarithm(argument) {
   return r;
 }
 
-/** Addresses of the holders of a shard (8.10/3). */
-function holders(key, validators, replication) {
-  const rated = validators
+/** Addresses of the holders of a shard (8.10/4). */
+function holders(key, candidates, replication) {
+  const left = candidates
     .filter(([, weight]) => BigInt(weight) > 0n)
-    .map(([address, weight]) => {
+    .map(([address, weight, operator, network]) => {
       const x = taggedHash('placement', key, unspell(address)).readBigUInt64LE(0);
       const cost = 64n * 2n ** 32n - logarithm(x + 1n);
-      return { address, rate: (cost * 2n ** 64n) / BigInt(weight) };
+      return { address, operator, network, rate: (cost * 2n ** 64n) / BigInt(weight) };
     });
-  rated.sort((a, b) => (a.rate < b.rate ? -1 : Number(a.rate > b.rate)) || (a.address < b.address ? -1 : 1));
-  return rated.slice(0, replication).map(({ address }) => address);
+  left.sort((a, b) => (a.rate < b.rate ? -1 : Number(a.rate > b.rate)) || (a.address < b.address ? -1 : 1));
+  const chosen = [];
+  const conflicts = (one) =>
+    chosen.filter(({ operator }) => operator !== '' && operator === one.operator).length +
+    chosen.filter(({ network }) => network !== '' && network === one.network).length;
+  while (left.length > 0 && chosen.length < replication) {
+    const counts = left.map(conflicts);
+    chosen.push(...left.splice(counts.indexOf(Math.min(...counts)), 1));
+  }
+  return chosen.map(({ address }) => address);
 }
 
 // A light client holds no shards. The formula is here since it has to come out alike in every language.
@@ -64,6 +72,6 @@ eachVector('placement', (each) => {
   } else if (each.operation === 'logarithm') {
     assert.equal(logarithm(BigInt(each.argument)), BigInt(each.logarithm));
   } else {
-    assert.deepEqual(holders(unspell(each.key), each.validators, Number(each.replication)), each.holders);
+    assert.deepEqual(holders(unspell(each.key), each.candidates, Number(each.replication)), each.holders);
   }
 });
