@@ -15,14 +15,14 @@ from deepshard.conformance.peer import RawPeer
 from deepshard.conformance.registry import Lane, case
 from deepshard.conformance.verdicts import CaseSkipped
 from deepshard.consensus.certificates import verify_proposal, verify_vote
-from deepshard.consensus.types import Block
+from deepshard.consensus.types import Block, LockProof, LockProofVote
 from deepshard.consensus.validators import ValidatorSet, proposer
 from deepshard.encoding import decode, encode
 from deepshard.errors import RemoteError
 from deepshard.identity import SecretKey
 from deepshard.limits import BLOCK_BYTES_MAX
 from deepshard.primitives import ZERO_DIGEST
-from deepshard.wire.messages import BlockProposal, Message, Status, Votes
+from deepshard.wire.messages import BlockProposal, Message, ProofOfLock, Status, Votes
 
 VOTE_BYTES_MAX = 512
 TRIES = 6
@@ -86,10 +86,11 @@ async def _votes(peer: RawPeer) -> list[Vote]:
 @case("9.3/1", title="no validator that the target speaks for votes twice", lane=Lane.MESH)
 async def no_equivocation(harness: Harness) -> None:
     peer = await _member(harness)
-    chosen: dict[tuple[object, ...], bytes] = {}
+    chosen: dict[tuple[object, ...], tuple[bytes, int]] = {}
     for vote in await _votes(peer):
         key = (vote.kind, vote.height, vote.round, vote.validator)
-        if chosen.setdefault(key, vote.block_id) != vote.block_id:
+        signed = (vote.block_id, vote.valid_round)
+        if chosen.setdefault(key, signed) != signed:
             raise peer.failed("one vote of a kind in a round", f"two of {vote.validator.hex()} at height {vote.height}")
 
 
@@ -133,6 +134,11 @@ def _forged_vote(validators: ValidatorSet, height: int) -> Message:
     return Votes((encode(Vote(VoteKind.PREVOTE, height, 0, -1, token_bytes(32), address, token_bytes(64))),))
 
 
+def _vote_on_its_own_round(validators: ValidatorSet, height: int) -> Message:
+    address = validators.validators[0].address
+    return Votes((encode(Vote(VoteKind.PREVOTE, height, 0, 0, token_bytes(32), address, token_bytes(64))),))
+
+
 def _strangers_votes(_: ValidatorSet, height: int) -> Message:
     """Signed rightly, by keys that are no validators: six of them are worth a ban."""
     votes = []
@@ -162,13 +168,45 @@ def _proposal_of_its_own_lock(validators: ValidatorSet, height: int) -> Message:
     return BlockProposal(encode(Proposal(height, 0, 0, token_bytes(32), address, token_bytes(64))), b"")
 
 
+def _lock_proof(height: int, votes: list[LockProofVote], block_id: bytes | None = None) -> Message:
+    return ProofOfLock(encode(LockProof(height, 0, token_bytes(32) if block_id is None else block_id, tuple(votes))))
+
+
+def _all_of(validators: ValidatorSet, valid_round: int = -1) -> list[LockProofVote]:
+    return [LockProofVote(entry.address, valid_round, token_bytes(64)) for entry in validators.validators]
+
+
+def _strangers_lock_proof(_: ValidatorSet, height: int) -> Message:
+    addresses = sorted(token_bytes(20) for _number in range(4))
+    return _lock_proof(height, [LockProofVote(address, -1, token_bytes(64)) for address in addresses])
+
+
+@case(
+    "9.2/10",
+    "6.4/30",
+    title="{} isn't passed on, and costs its sender",
+    lane=Lane.MESH,
+    each={
+        "a proof-of-lock with wrong signatures": lambda validators, height: _lock_proof(height, _all_of(validators)),
+        "a proof-of-lock of strangers": _strangers_lock_proof,
+        "a proof-of-lock of nobody": lambda _, height: _lock_proof(height, []),
+        "a proof-of-lock out of order": lambda validators, height: _lock_proof(height, _all_of(validators) * 2),
+        "a proof-of-lock for nil": lambda validators, height: _lock_proof(height, _all_of(validators), ZERO_DIGEST),
+    },
+)
+async def forged_lock_proofs(harness: Harness, make: Make) -> None:
+    await _not_passed_on(harness, make)
+
+
 @case(
     "9.2/3",
+    "9.2/9",
     "6.4/13",
     title="{} isn't passed on, and costs its sender",
     lane=Lane.MESH,
     each={
         "a vote with a wrong signature": _forged_vote,
+        "a prevote that rests on its own round": _vote_on_its_own_round,
         "votes of strangers": _strangers_votes,
     },
 )
@@ -223,6 +261,8 @@ async def _not_passed_on(harness: Harness, make: Make) -> None:
 def _units(message: Message) -> tuple[bytes, ...]:
     if isinstance(message, Votes):
         return message.votes
+    if isinstance(message, ProofOfLock):
+        return (message.proof,)
     return (message.proposal,) if isinstance(message, BlockProposal) else ()
 
 
@@ -235,7 +275,13 @@ async def _next_status_or_ban(peer: RawPeer) -> bool:
     return False
 
 
-@case("6.4/8", "6.4/12", title="proposals and votes of heights far ahead are ignored", lane=Lane.MESH)
+@case(
+    "6.4/8",
+    "6.4/12",
+    "6.4/30",
+    title="proposals, votes and proofs-of-lock of heights far ahead are ignored",
+    lane=Lane.MESH,
+)
 async def far_ahead(harness: Harness) -> None:
     peer = await _member(harness)
     for height in (2**40, 2**62):
@@ -243,6 +289,7 @@ async def far_ahead(harness: Harness) -> None:
         proposal = Proposal(height, 0, -1, token_bytes(32), token_bytes(20), token_bytes(64))
         await peer.say(Votes((encode(vote),)))
         await peer.say(BlockProposal(encode(proposal), b"\xc1"))
+        await peer.say(_lock_proof(height, [LockProofVote(token_bytes(20), -1, token_bytes(64))]))
     await expect.unblamed(peer, "ignored")
 
 
@@ -254,6 +301,7 @@ async def far_ahead(harness: Harness) -> None:
     each={
         "a vote": Votes((b"\xc1",)),
         "a proposal": BlockProposal(b"\xc1", b"\xc1"),
+        "a proof-of-lock": ProofOfLock(b"\xc1"),
     },
 )
 async def one_garbage_unit(harness: Harness, message: Message) -> None:
