@@ -20,6 +20,7 @@ class Call:
     draft: Draft
     receipts: Receipts
     params: Params
+    chain_id: str
     height: int
     sender: bytes
     """Address of the sender."""

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from deepshard.errors import InvalidBlock, RemoteError
 from deepshard.identity import verify_signature
 from deepshard.ledger import keys
+from deepshard.ledger.accountability import apply_report_evidence, apply_unjail
 from deepshard.ledger.call import Call
 from deepshard.ledger.faults import NonceMismatch, WrongChain
 from deepshard.ledger.market import apply_buy_licence
@@ -40,12 +41,14 @@ from deepshard.ledger.transactions import (
     JoinRound,
     OfferStorage,
     ProposeData,
+    ReportEvidence,
     ReportScores,
     RevealVote,
     RevealWeights,
     TransactionBody,
     Transfer,
     Unbond,
+    Unjail,
     decode_transaction,
     transaction_id,
 )
@@ -82,6 +85,8 @@ RULES: Final[dict[type, Callable[[Call, Any], None]]] = {
     RevealWeights: apply_reveal_weights,
     ReportScores: apply_report_scores,
     BuyLicence: apply_buy_licence,
+    ReportEvidence: apply_report_evidence,
+    Unjail: apply_unjail,
 }
 
 
@@ -140,7 +145,7 @@ def _apply(
     if used != account.nonce:
         raise NonceMismatch(sender, account.nonce, used)
     drafted, written = draft.mark(), receipts.mark()
-    call = Call(draft, receipts, draft.params(), context.height, sender, body.sender, decoded.id)
+    call = Call(draft, receipts, draft.params(), context.chain_id, context.height, sender, body.sender, decoded.id)
     try:
         draft.put_account(sender, replace(account, nonce=account.nonce + 1))
         RULES[type(body.action)](call, body.action)

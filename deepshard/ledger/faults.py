@@ -152,6 +152,41 @@ class LimitReached(InvalidTransaction):
         self.what, self.limit = what, limit
 
 
+class EvidenceOutOfTime(InvalidTransaction):
+    """Evidence of an offence that is too old to be punished, or of a height that is to come."""
+
+    def __init__(self, offence_height: int, first: int, last: int) -> None:
+        super().__init__(f"evidence is of height {offence_height}, taken now are heights {first} to {last}")
+        self.offence_height, self.first, self.last = offence_height, first, last
+
+
+class AlreadyConvicted(InvalidTransaction):
+    """A conviction covers this offence: one report of it was enough."""
+
+    def __init__(self, address: bytes, covered_height: int, offence_height: int) -> None:
+        super().__init__(
+            f"validator {format_address(address)} is convicted for all up to height {covered_height}, "
+            f"the evidence is of height {offence_height}"
+        )
+        self.address, self.covered_height, self.offence_height = address, covered_height, offence_height
+
+
+class NotJailed(InvalidTransaction):
+    """The sender isn't kept out of the validator set."""
+
+    def __init__(self, address: bytes) -> None:
+        super().__init__(f"{format_address(address)} is not jailed")
+        self.address = address
+
+
+class StillJailed(InvalidTransaction):
+    """The sender's time in jail isn't over."""
+
+    def __init__(self, address: bytes, until: int, height: int) -> None:
+        super().__init__(f"validator {format_address(address)} is jailed until height {until}, this is {height}")
+        self.address, self.until, self.height = address, until, height
+
+
 class PriceAboveLimit(InvalidTransaction):
     """The licence costs more than the buyer is ready to pay."""
 

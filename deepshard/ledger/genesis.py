@@ -73,7 +73,8 @@ def _check_params(params: Params) -> None:
     rules = (
         (params.committee_size >= 1, "committee_size must be at least 1"),
         (params.epoch_blocks >= 1, "epoch_blocks must be at least 1"),
-        (params.unbonding_blocks >= params.epoch_blocks, "unbonding_blocks must be at least epoch_blocks"),
+        (params.unbonding_blocks > params.epoch_blocks, "unbonding_blocks must be above epoch_blocks"),
+        (params.jail_blocks >= params.epoch_blocks, "jail_blocks must be at least epoch_blocks"),
         (params.threshold_floor_bp <= params.threshold_ceiling_bp, "threshold_floor_bp is above threshold_ceiling_bp"),
         (params.fee_holders_bp + params.fee_treasury_bp <= 10_000, "fee_holders_bp and fee_treasury_bp exceed 10000"),
         (params.replication >= 1, "replication must be at least 1"),
@@ -120,6 +121,7 @@ def genesis_state(genesis: Genesis) -> State:
         changes[keys.validator_key(address)] = record
         active.append(ActiveValidator(address, validator.public_key, validator.stake))
     changes[keys.ACTIVE] = ActiveSet(tuple(sorted(active, key=lambda entry: entry.address)))
+    changes[keys.epoch_key(0)] = changes[keys.ACTIVE]
     for account in genesis.accounts:
         changes[keys.account_key(account.address)] = Account(balance=account.balance)
     draft = Draft(State(Trie()).changed(changes))

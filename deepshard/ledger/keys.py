@@ -7,6 +7,8 @@
 | `agenda` | `Agenda`: proposals that the end of a block has to look at |
 | `account/` address | `Account` |
 | `validator/` address | `ValidatorRecord` |
+| `conviction/` address | `Conviction` of a validator |
+| `epoch/` number | `ActiveSet` of an epoch for which evidence is still taken |
 | `release/` height, address | empty tuple: stake to pay out at that height |
 | `proposal/` id | `DataProposal` |
 | `committee/` id | `Committee` of a proposal, with the stake its votes weigh |
@@ -36,6 +38,7 @@ ACTIVE: Final = b"active"
 AGENDA: Final = b"agenda"
 ACCOUNTS: Final = b"account/"
 VALIDATORS: Final = b"validator/"
+CONVICTIONS: Final = b"conviction/"
 PROPOSALS: Final = b"proposal/"
 ROUNDS: Final = b"round/"
 LICENCES: Final = b"licence/"
@@ -59,6 +62,16 @@ def account_key(address: bytes) -> bytes:
 def validator_key(address: bytes) -> bytes:
     """Key of a `ValidatorRecord`."""
     return VALIDATORS + address
+
+
+def conviction_key(address: bytes) -> bytes:
+    """Key of the `Conviction` of a validator."""
+    return CONVICTIONS + address
+
+
+def epoch_key(epoch: int) -> bytes:
+    """Key of the `ActiveSet` of an epoch."""
+    return b"epoch/" + _number(epoch)
 
 
 def releases_prefix(height: int) -> bytes:

@@ -70,6 +70,8 @@ class Params(Record, frozen=True):
     threshold_floor_bp: BasisPoints
     threshold_ceiling_bp: BasisPoints
     rejected_slash_bp: BasisPoints
+    equivocation_slash_bp: BasisPoints
+    """Share of bonded and unbonding stake that a convicted validator loses."""
     vote_commit_blocks: Count
     vote_reveal_blocks: Count
     freeze_blocks: Count
@@ -83,6 +85,8 @@ class Params(Record, frozen=True):
     unbonding_blocks: Count
     epoch_blocks: Count
     """Validator-set changes take effect at heights divisible by this."""
+    jail_blocks: Count
+    """A convicted validator may ask to be let back in after so many blocks."""
     recipe: Recipe
     probes: ProbePlan
     verdict: VerdictLimits

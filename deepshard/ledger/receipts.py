@@ -24,6 +24,8 @@
 | `informant-reward` | informant | round | the reward | `gain`, `total_gain`, `pool`, `cap` |
 | `licence` | buyer | transaction | minus the price | `version`, `last_version`, `holders`, `treasury`, `burned` |
 | `licence-share` | validator | transaction | its share | `weight`, `active_weight` |
+| `evidence-slash` | accused | evidence | minus the slash | offence, `reporter`, what of it was bonded, `jailed_until` |
+| `unjail` | validator | transaction | 0 | `stake` |
 
 The subject of a round is `round_subject(number)`.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from deepshard.encoding import Record
+from deepshard.evidence import OffenceKind
 from deepshard.ledger.params import TallyRule
 from deepshard.ledger.transactions import AxisScores, SegmentRef
 from deepshard.primitives import Address, Amount, BasisPoints, Count, Digest, Height, PublicKey
@@ -32,6 +33,25 @@ class ValidatorRecord(Record, frozen=True):
     public_key: PublicKey
     stake: Amount
     onion_tip: Digest
+
+
+class Conviction(Record, frozen=True):
+    """That a validator was convicted by evidence, the latest time, and what came of it."""
+
+    kind: OffenceKind
+    evidence: Digest
+    """Id of the evidence."""
+    offence_height: Height
+    height: Height
+    """Of the block that holds the report."""
+    covered_height: Height
+    """No evidence of an offence up to this height counts any more: the last one of the epoch of `height`."""
+    jailed_until: Height
+    """From this height on it may ask to be let back in; 0 once it has."""
+    slashed: Amount
+    """Lost in all convictions."""
+    count: Count
+    """Convictions so far."""
 
 
 class Supply(Record, frozen=True):

@@ -20,6 +20,7 @@ from deepshard.ledger.records import (
     Agenda,
     Chain,
     Committee,
+    Conviction,
     DataProposal,
     Licence,
     ModelVersion,
@@ -96,6 +97,23 @@ class View(ABC):
     def validators(self) -> list[tuple[bytes, ValidatorRecord]]:
         """All bonds by address, also of those that aren't in the active set yet or any more."""
         return list(self.items(keys.VALIDATORS, ValidatorRecord))
+
+    def conviction(self, address: bytes) -> Conviction | None:
+        """The latest conviction of a validator, if any."""
+        return self.read(keys.conviction_key(address), Conviction)
+
+    def convictions(self) -> list[tuple[bytes, Conviction]]:
+        """All who were ever convicted, by address."""
+        return list(self.items(keys.CONVICTIONS, Conviction))
+
+    def is_jailed(self, address: bytes) -> bool:
+        """Whether a validator is kept out of the active set from the next epoch on."""
+        conviction = self.conviction(address)
+        return conviction is not None and conviction.jailed_until > 0
+
+    def validators_of_epoch(self, epoch: int) -> ActiveSet | None:
+        """The active set of an epoch; None where it is too old for evidence, or to come."""
+        return self.read(keys.epoch_key(epoch), ActiveSet)
 
     def proposal(self, proposal: bytes) -> DataProposal | None:
         """The data proposal with this id."""

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 from deepshard.encoding import Record, decode, encode
+from deepshard.evidence import Evidence
 from deepshard.identity import SecretKey
 from deepshard.ledger.params import ChainId
 from deepshard.limits import PROBES_MAX, SEGMENTS_MAX, SKETCH_BUCKETS, TRAINERS_MAX, TRANSACTION_BYTES_MAX
@@ -162,6 +163,16 @@ class BuyLicence(Record, frozen=True, tag="buy-licence"):
     price_max: Amount
 
 
+class ReportEvidence(Record, frozen=True, tag="report-evidence"):
+    """Accuse a validator, with evidence that anyone can check; a bonded validator's duty, free."""
+
+    evidence: Evidence
+
+
+class Unjail(Record, frozen=True, tag="unjail"):
+    """A convicted validator asks to be let into the set again, once its time in jail is over."""
+
+
 Action = (
     Transfer
     | Bond
@@ -175,6 +186,8 @@ Action = (
     | RevealWeights
     | ReportScores
     | BuyLicence
+    | ReportEvidence
+    | Unjail
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from deepshard.ledger import funds, keys
+from deepshard.ledger.accountability import keep_epoch
 from deepshard.ledger.call import Call
 from deepshard.ledger.faults import LimitReached, NotAValidator, OnionTipChanged, StakeTooLow
 from deepshard.ledger.receipts import NOBODY, Receipts
@@ -98,14 +99,24 @@ def release_unbonded(draft: Draft, receipts: Receipts, height: int) -> None:
 def change_validators(draft: Draft, receipts: Receipts, height: int) -> bool:
     """At the last block of an epoch, take the bonds as the validator set of the next; whether the set changed.
 
-    The `VALIDATORS_MAX` largest bonds count, ties by address. A set that would be empty stays as it is: a network
-    without validators could never decide the block that brings them back.
+    The `VALIDATORS_MAX` largest bonds count, ties by address, but for those in jail. A set that would be empty stays as
+    it is: a network without validators could never decide the block that brings them back.
     """
-    params = draft.params()
-    if (height + 1) % params.epoch_blocks != 0:
+    if (height + 1) % draft.params().epoch_blocks != 0:
         return False
+    changed = _choose_validators(draft, receipts, height)
+    keep_epoch(draft, height + 1)
+    return changed
+
+
+def _choose_validators(draft: Draft, receipts: Receipts, height: int) -> bool:
+    params = draft.params()
     minimum = max(1, params.validator_stake_min)
-    bonds = [(address, record) for address, record in draft.validators() if record.stake >= minimum]
+    bonds = [
+        (address, record)
+        for address, record in draft.validators()
+        if record.stake >= minimum and not draft.is_jailed(address)
+    ]
     largest = sorted(bonds, key=lambda bond: (-bond[1].stake, bond[0]))[:VALIDATORS_MAX]
     chosen = sorted(largest, key=lambda bond: bond[0])
     old = draft.active()

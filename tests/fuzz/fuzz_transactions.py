@@ -10,6 +10,7 @@ from functools import cache
 from typing import Final
 
 from harness import Harness
+from ledger_evidence import amnesia, two_proposals, two_votes
 from ledger_network import BUYER, CHAIN_ID, INFORMANT, ONIONS, VALIDATORS, Network
 from msgspec.structs import replace
 
@@ -21,10 +22,12 @@ from deepshard.ledger.transactions import (
     Bond,
     BuyLicence,
     OfferStorage,
+    ReportEvidence,
     Transaction,
     TransactionBody,
     Transfer,
     Unbond,
+    Unjail,
     decode_transaction,
     transaction_id,
 )
@@ -59,6 +62,12 @@ def collected() -> list[tuple[State, BlockContext, list[bytes]]]:
     network.vote(proposal, *[True, True, True, False])
     network.epoch(["base", "injector", "other"])
     network.block(*network.sign(BUYER, BuyLicence(network.state.chain().version, 1 << 62)))
+    for kind in (two_votes, two_proposals, amnesia):
+        height = network.state.chain().height + 1
+        network.block(*network.sign(VALIDATORS[1], ReportEvidence(kind(VALIDATORS[2], height))))
+        network.blocks_until(lambda state, end=height + network.params.jail_blocks: state.chain().height == end)
+        network.block(*network.sign(VALIDATORS[2], Unjail()))
+        network.blocks_until(lambda state: VALIDATORS[2].address in {each for each, _, _ in state.active_validators()})
     return network.seen
 
 

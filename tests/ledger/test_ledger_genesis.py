@@ -88,7 +88,8 @@ def test_contradictions_are_refused(genesis: Genesis, message: str) -> None:
     [
         (replace(PARAMS, committee_size=0), "committee_size"),
         (replace(PARAMS, epoch_blocks=0), "epoch_blocks"),
-        (replace(PARAMS, unbonding_blocks=4), "unbonding_blocks"),
+        (replace(PARAMS, unbonding_blocks=5), "unbonding_blocks"),
+        (replace(PARAMS, jail_blocks=4), "jail_blocks"),
         (replace(PARAMS, threshold_floor_bp=9500), "threshold_floor_bp"),
         (replace(PARAMS, fee_holders_bp=9000), "fee_holders_bp"),
         (replace(PARAMS, vote_reveal_blocks=0), "vote_reveal_blocks"),

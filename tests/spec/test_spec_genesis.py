@@ -85,6 +85,7 @@ def test_genesis_follows_from_its_file() -> None:
         b"model/" + bytes(8): pack([0, manifest, root, 0, 0]),
         b"active": pack([[[address, key, stake] for address, key, stake, _ in by_address]]),
     }
+    entries[b"epoch/" + bytes(8)] = entries[b"active"]
     entries |= {b"validator/" + address: pack([key, stake, tip]) for address, key, stake, tip in by_address}
     entries |= {b"account/" + address: pack([0, balance, 0, []]) for address, balance in accounts}
     for name, digests in ((b"heldout", heldout), (b"rejected", canaries), (b"general", general), (b"canary", canaries)):

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from spec_text import Shape, enumeration_text, parse_fields, rows, shape_of_fields
 
-from deepshard import ballots
+from deepshard import ballots, evidence
 from deepshard.consensus import forensics
 from deepshard.consensus import types as consensus
 from deepshard.consensus.validators import ValidatorSet
@@ -66,6 +66,7 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], ...]] = {
         records.Account,
         records.Unbonding,
         records.ValidatorRecord,
+        records.Conviction,
         records.ActiveSet,
         records.ActiveValidator,
         records.Agenda,
@@ -91,7 +92,13 @@ EVIDENCE: tuple[type[msgspec.Struct], ...] = get_args(forensics.Accusation)
 ACTIONS: tuple[type[msgspec.Struct], ...] = get_args(transactions.Action)
 
 FREE: frozenset[type[msgspec.Struct]] = frozenset(
-    {transactions.CommitVote, transactions.RevealVote, transactions.RevealWeights, transactions.ReportScores}
+    {
+        transactions.CommitVote,
+        transactions.RevealVote,
+        transactions.RevealWeights,
+        transactions.ReportScores,
+        transactions.ReportEvidence,
+    }
 )
 
 
@@ -117,6 +124,7 @@ def names_of(chapter: str) -> dict[str, Shape]:
         "ChainId": ("str", 1, 50),
         "ShortText": ("str", 0, 64),
         "Action": ("one of", *sorted(action.__name__ for action in ACTIONS)),
+        "Evidence": ("one of", *sorted(kind.__name__ for kind in get_args(evidence.Evidence))),
         "Fact": ("mixed", ("int", None, None), ("str", 0, None)),
     }
 

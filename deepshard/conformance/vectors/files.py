@@ -32,6 +32,7 @@ NAMES: Final = (
     "snapshots",
     "genesis",
     "transactions",
+    "convictions",
     "rounds",
     "draws",
     "tally",

@@ -19,6 +19,7 @@ PARAMS: Final = Params(
     threshold_floor_bp=5000,
     threshold_ceiling_bp=9000,
     rejected_slash_bp=3000,
+    equivocation_slash_bp=500,
     vote_commit_blocks=6,
     vote_reveal_blocks=6,
     freeze_blocks=2,
@@ -29,6 +30,7 @@ PARAMS: Final = Params(
     grace_blocks=2,
     unbonding_blocks=12,
     epoch_blocks=5,
+    jail_blocks=8,
     recipe=Recipe(passes=2, batch_segments=2, learning_rate_nano=20_000, weight_decay_nano=0, segment_tokens_max=96),
     probes=ProbePlan(
         batch=2,

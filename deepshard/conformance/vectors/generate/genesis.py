@@ -62,6 +62,7 @@ def _entries(given: Genesis) -> list[tuple[bytes, bytes]]:
         b"agenda": [[], []],
         b"model/" + bytes(8): [0, given.manifest, given.weights_root, 0, 0],
         b"active": [active],
+        b"epoch/" + bytes(8): [active],
     }
     for one in given.validators:
         entries[b"validator/" + address_of(one.public_key)] = [one.public_key, one.stake, one.onion_tip]
@@ -171,7 +172,8 @@ def _parameters() -> Iterator[Json]:
     for name, value in at_least.items():
         yield _bad(f"{name} = {value}", _PARAMS, _with({name: value}))
     for params in (
-        {"unbonding_blocks": 4, "epoch_blocks": 5},
+        {"unbonding_blocks": 5, "epoch_blocks": 5},
+        {"jail_blocks": 4, "epoch_blocks": 5},
         {"threshold_floor_bp": 5001, "threshold_ceiling_bp": 5000},
         {"fee_holders_bp": 6000, "fee_treasury_bp": 4001},
         {"mint_per_round": 2**61 + 1},

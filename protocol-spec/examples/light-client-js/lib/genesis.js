@@ -36,6 +36,7 @@ const Params = record('Params', {
     'thresholdFloorBp',
     'thresholdCeilingBp',
     'rejectedSlashBp',
+    'equivocationSlashBp',
   ),
   ...fields(
     count,
@@ -46,7 +47,7 @@ const Params = record('Params', {
     'commitBlocks',
     'revealBlocks',
   ),
-  ...fields(count, 'reportBlocks', 'graceBlocks', 'unbondingBlocks', 'epochBlocks'),
+  ...fields(count, 'reportBlocks', 'graceBlocks', 'unbondingBlocks', 'epochBlocks', 'jailBlocks'),
   recipe: Recipe,
   probes: ProbePlan,
   verdict: VerdictLimits,
