@@ -41,7 +41,7 @@ class Collected(Network):
     """A network that remembers the transactions of its blocks with the state and context each block was made in."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(committee_size=5)  # all of them, whatever the beacon draws
         self.seen: list[tuple[State, BlockContext, list[bytes]]] = []
 
     def block(self, *transactions: bytes) -> BlockResult:

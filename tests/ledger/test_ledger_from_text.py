@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from deepshard.ledger.params import TallyRule
 from deepshard.ledger.similarity import Distances, Position, clusters, medoid
 from deepshard.ledger.tally import Ballot, tally
-from deepshard.ledger.transactions import Bond, BuyLicence, ReportEvidence, Transfer, Unbond, Unjail
+from deepshard.ledger.transactions import Bond, BuyLicence, OfferStorage, ReportEvidence, Transfer, Unbond, Unjail
 
 SPEC = Path(__file__).parents[2] / "protocol-spec"
 BP = st.integers(0, 10_000)
@@ -171,6 +171,7 @@ def test_receipts_carry_the_facts_of_the_table() -> None:
     network.block(*network.sign(BUYER, Bond(600 * TOKEN, ONIONS[BUYER.address].tip)))
     network.block(*network.sign(VALIDATORS[0], Unbond(100 * TOKEN)))
     network.blocks_until(lambda _: {"epoch", "unbonded"} <= {receipt.kind for receipt in network.receipts})
+    network.block(*network.sign(VALIDATORS[0], OfferStorage(9, "operator", "network")))
     height = network.state.chain().height + 1
     network.block(*network.sign(VALIDATORS[0], ReportEvidence(two_votes(VALIDATORS[1], height))))
     network.blocks_until(lambda state: state.chain().height == height + PARAMS.jail_blocks)
