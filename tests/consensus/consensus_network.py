@@ -32,6 +32,7 @@ from deepshard.consensus.events import (
     ValueBuilt,
     VoteReceived,
 )
+from deepshard.consensus.replay import Recorder
 from deepshard.consensus.types import SafetyState, Step
 from deepshard.consensus.validators import ValidatorSet, proposer
 from deepshard.evidence import is_amnesia
@@ -107,6 +108,7 @@ class Network:
         self.crashes = 0
         self.chaotic = True
         self.nodes: dict[int, Node] = {}
+        self.recorders = {index: Recorder("test") for index in range(len(powers)) if index != byzantine}
         for index in range(len(powers)):
             if index != byzantine:
                 self._boot(Node(index, core.start_height(self._start(index, None)).state))
@@ -122,7 +124,9 @@ class Network:
             for index, event in self.waiting
             if index != node.index or not isinstance(event, ValueBuilt)  # what a crashed node was building is lost
         ]
-        started = core.start_height(self._start(node.index, None if self.amnesia else node.safety))
+        start = self._start(node.index, None if self.amnesia else node.safety)
+        started = core.start_height(start)
+        self.recorders[node.index].took(start, started)
         node.state = started.state
         self._perform(node, started.effects)
         for (step, round_), (block_id, valid_round) in sorted(node.signed.items()):
@@ -136,6 +140,7 @@ class Network:
     def feed(self, index: int, event: Input) -> None:
         node = self.nodes[index]
         transition = core.apply(node.state, event)
+        self.recorders[index].took(event, transition)
         node.state = transition.state
         self._perform(node, transition.effects)
 

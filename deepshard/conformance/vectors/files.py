@@ -24,6 +24,7 @@ NAMES: Final = (
     "chunks",
     "placement",
     "votes",
+    "traces",
     "certificates",
     "evidence",
     "blocks",

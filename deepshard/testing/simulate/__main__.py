@@ -28,6 +28,10 @@ def main(
     canary: Annotated[str | None, typer.Option(help="Plant a bug; with --seeds or --set, it must be caught.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes at a time.", min=1, max=64)] = 1,
     log: Annotated[Path | None, typer.Option(help="With --seed: write all events to this file, as JSON lines.")] = None,
+    trace: Annotated[
+        tuple[str, Path] | None,
+        typer.Option(metavar="NODE FILE", help="With --seed: write what this node's consensus core went through."),
+    ] = None,
     verify_determinism: Annotated[
         bool, typer.Option("--verify-determinism", help="Run each seed twice and compare the logs.")
     ] = False,
@@ -43,9 +47,9 @@ def main(
         if list_:
             _list()
         elif seed is not None and seeds is None and set_ is None and not verify_determinism:
-            _one(seed, scenario, nodes, keep, canary, log)
+            _one(seed, scenario, nodes, keep, canary, log, trace)
         else:
-            chosen = _seeds(seed, seeds, set_, alone=keep is not None or log is not None)
+            chosen = _seeds(seed, seeds, set_, alone=keep is not None or log is not None or trace is not None)
             if verify_determinism:
                 _verify(chosen, scenario, nodes)
             else:
@@ -60,7 +64,7 @@ def _seeds(seed: int | None, seeds: str | None, set_: str | None, *, alone: bool
     from deepshard.testing.simulate.runset import SETS  # noqa: PLC0415
 
     if alone:
-        raise UsageError("--keep and --log go with --seed alone")
+        raise UsageError("--keep, --log and --trace go with --seed alone")
     if [seed, seeds, set_].count(None) != 2:
         raise UsageError("give one of --seed N, --seeds A:B and --set NAME")
     if seed is not None:
@@ -91,7 +95,16 @@ def _list() -> None:
     Console().print(table)
 
 
-def _one(seed: int, scenario: str, nodes: int | None, keep: str | None, canary: str | None, log: Path | None) -> None:
+def _one(
+    seed: int,
+    scenario: str,
+    nodes: int | None,
+    keep: str | None,
+    canary: str | None,
+    log: Path | None,
+    trace: tuple[str, Path] | None,
+) -> None:
+    from deepshard.consensus.replay import encode_trace  # noqa: PLC0415
     from deepshard.errors import UsageError  # noqa: PLC0415
     from deepshard.testing.simulate.plan import draw  # noqa: PLC0415
     from deepshard.testing.simulate.running import run_plan  # noqa: PLC0415
@@ -106,12 +119,13 @@ def _one(seed: int, scenario: str, nodes: int | None, keep: str | None, canary: 
         kept = tuple(map(int, parts))
         plan = drawn.only(kept)
     began = time.monotonic()
-    result = run_plan(plan, canary=canary, traced=log is not None)
+    result = run_plan(plan, canary=canary, traced=log is not None, recorded=None if trace is None else trace[0])
     if log is not None:
-        try:
-            log.write_text(result.log)
-        except OSError as error:
-            raise UsageError(f"cannot write {log}: {error.strerror}") from None
+        _write(log, result.log.encode())
+    if trace is not None:
+        if result.trace is None:
+            raise UsageError(f"node {trace[0]} never took part: it has no trace")
+        _write(trace[1], encode_trace(result.trace))
     seconds = time.monotonic() - began
     typer.echo(f"seed {seed}, scenario {plan.scenario}: {len(plan.stakes)} validators, {len(plan.faults)} faults")
     for number, fault in zip(kept if kept is not None else range(len(plan.faults)), plan.faults, strict=True):
@@ -128,6 +142,15 @@ def _one(seed: int, scenario: str, nodes: int | None, keep: str | None, canary: 
     if kept is None:
         _print_shrunk(seed, plan.scenario, nodes, canary)
     raise typer.Exit(VIOLATION_EXIT)
+
+
+def _write(path: Path, data: bytes) -> None:
+    from deepshard.errors import UsageError  # noqa: PLC0415
+
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _names(nodes: tuple[int, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from unittest.mock import patch
 
@@ -17,6 +17,7 @@ from deepshard.consensus.events import (
     StartHeight,
     TimeoutElapsed,
 )
+from deepshard.consensus.replay import Recorder
 from deepshard.consensus.types import Step
 from deepshard.primitives import ZERO_DIGEST
 from deepshard.testing.simulate.log import NODE, EventLog
@@ -48,12 +49,14 @@ BRANCHES = (
 
 
 @contextmanager
-def observed(log: EventLog, states: dict[str, core.State]) -> Iterator[None]:
-    """Count branches in `log.seen`, and keep each node's newest core state in `states`."""
+def observed(log: EventLog, states: dict[str, core.State], recorders: Mapping[str, Recorder]) -> Iterator[None]:
+    """Count branches in `log.seen`, keep each node's newest core state in `states`, record traces by node."""
     apply, start_height = core.apply, core.start_height
 
     def watched_apply(state: core.State, event: Input) -> core.Transition:
         transition = apply(state, event)
+        if (recorder := recorders.get(NODE.get())) is not None:
+            recorder.took(event, transition)
         if transition.state is not state:
             states[NODE.get()] = transition.state
             log.peak_round = max(log.peak_round, transition.state.round)
@@ -62,6 +65,8 @@ def observed(log: EventLog, states: dict[str, core.State]) -> Iterator[None]:
 
     def watched_start(start: StartHeight) -> core.Transition:
         transition = start_height(start)
+        if (recorder := recorders.get(NODE.get())) is not None:
+            recorder.took(start, transition)
         states[NODE.get()] = transition.state
         if start.safety is not None and start.safety.height == start.height:
             log.seen["core.resume"] += 1

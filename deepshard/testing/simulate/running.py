@@ -13,11 +13,14 @@ import trio
 from nacl.bindings import crypto_sign_open
 from trio.testing import MockClock
 
+from deepshard.consensus.replay import Recorder, Trace
+from deepshard.errors import UsageError
 from deepshard.identity import keys
 from deepshard.testing.simulate.canaries import planted
 from deepshard.testing.simulate.log import NODE, EventLog
 from deepshard.testing.simulate.node import describe
 from deepshard.testing.simulate.observing import observed
+from deepshard.testing.simulate.oracle import CHAIN_ID
 from deepshard.testing.simulate.plan import Plan, draw
 from deepshard.testing.simulate.seal import SealBroken, sealed
 from deepshard.testing.simulate.world import World, onion_of
@@ -35,6 +38,7 @@ class Result:
         received: by node and kind of message, how many came.
         received_bytes: likewise, their bytes.
         seen: how often each fault, branch and event of services occurred.
+        trace: what the core of the node that was to be recorded went through; None if it never ran.
     """
 
     plan: Plan
@@ -46,6 +50,7 @@ class Result:
     received_bytes: dict[str, Counter[str]] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
     log: str = ""
+    trace: Trace | None = None
 
 
 @lru_cache(maxsize=1 << 14)
@@ -54,12 +59,14 @@ def _open_once(signed: bytes, public_key: bytes) -> bytes:
     return opened
 
 
-def run_plan(plan: Plan, *, canary: str | None = None, traced: bool = False) -> Result:
-    """Run a plan; the same plan gives the same result, to the byte of its log.
+def run_plan(plan: Plan, *, canary: str | None = None, traced: bool = False, recorded: str | None = None) -> Result:
+    """Run a plan; the same plan gives the same result, to the byte of its log and of the trace of a `recorded` node.
 
     Raises:
-        UsageError: no such canary.
+        UsageError: no such canary or node.
     """
+    source = f"deepshard.testing.simulate, seed {plan.seed}, scenario {plan.scenario}, node {recorded}"
+    recorders = {} if recorded is None else {recorded: Recorder(CHAIN_ID, source)}
     log = EventLog(traced=traced)
     world: World | None = None
     ended = 0.0
@@ -70,8 +77,12 @@ def run_plan(plan: Plan, *, canary: str | None = None, traced: bool = False) -> 
 
     async def main() -> None:
         nonlocal world, ended
-        world = World(plan, log)
-        with observed(log, world.core_states):
+        made = World(plan, log)
+        names = [node.name for node in made.nodes]
+        if recorded is not None and recorded not in names:
+            raise UsageError(f"no node {recorded!r}: there are {', '.join(names)}")
+        world = made
+        with observed(log, world.core_states, recorders):
             await world.run()
         ended = trio.current_time()
 
@@ -99,6 +110,7 @@ def run_plan(plan: Plan, *, canary: str | None = None, traced: bool = False) -> 
         received_bytes=world.received_bytes,
         seen=log.seen,
         log=log.lines() if traced else "",
+        trace=recorders[recorded].trace() if recorded is not None else None,
     )
 
 
