@@ -237,6 +237,10 @@ VERSIONS_KEPT: Final = 2
 """Versions before the newest whose shards a validator keeps."""
 SHARD_GRACE_BLOCKS: Final = 1000
 """How long a validator keeps shards that no longer fall to it, so that the others can fetch them."""
+SCRUB_BYTES_PER_S: Final = 2 * MIB
+"""Read of the store to see whether it is still right: 16 GB in some two hours."""
+SCRUB_PAUSE_S: Final = 3600.0
+"""Between two passes over the store."""
 AWAY_BLOCKS: Final = 300
 """Who signs none of so many blocks, and is no peer, is away: others keep its shards meanwhile."""
 PEERS_REMEMBERED_MAX: Final = 1024

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deepshard.actors import Supervisor
 from deepshard.compute.client import ComputeClient
-from deepshard.consensus.types import Block
+from deepshard.consensus.types import Block, CommitCertificate
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.chunks import ChunkStore
 from deepshard.disk.journal import Journal
@@ -18,12 +18,13 @@ from deepshard.identity import SecretKey
 from deepshard.ledger.genesis import genesis_state
 from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis
-from deepshard.limits import BLOCK_BYTES_MAX
+from deepshard.limits import BLOCK_BYTES_MAX, CERTIFICATE_BYTES_MAX
 from deepshard.net.network import Network
 from deepshard.net.types import NetworkEvent
 from deepshard.node.backend import NodeBackend
 from deepshard.node.settings import Settings
 from deepshard.primitives import parse_amount, parse_block_reference, tagged_hash
+from deepshard.services.attendance import Attendance
 from deepshard.services.catching_up import SnapshotPolicy
 from deepshard.services.chain import ChainService
 from deepshard.services.curator import Curator
@@ -34,6 +35,7 @@ from deepshard.services.light import LightClient, LightServer
 from deepshard.services.pacing import Pacing
 from deepshard.services.router import Put, Router
 from deepshard.services.scorer import Scorer
+from deepshard.services.scrubber import Scrubber
 from deepshard.services.shards import ShardExchange
 from deepshard.services.snapshot_server import SnapshotServer
 from deepshard.services.trainer import Trainer
@@ -251,6 +253,14 @@ class Node:
             )
             self._supervisor.add("trainer", trainer.run)
 
+    def _signers(self, height: int) -> list[bytes]:
+        """Addresses in the certificate of a block that this node has."""
+        stored = None if self._store is None else self._store.block(height)
+        if stored is None:
+            return []
+        certificate = decode(stored.certificate, CommitCertificate, bytes_max=CERTIFICATE_BYTES_MAX)
+        return [entry.validator for entry in certificate.signatures]
+
     def _add_validator(self, view: ChainView) -> None:
         self._curator = Curator(
             view=view,
@@ -268,6 +278,8 @@ class Node:
             registry=self.registry,
             store=self.chunks,
             address=self._key.address,
+            attendance=Attendance(self._signers),
+            peers=lambda: [peer.address for peer in self.network.peers()],
         )
         scorer = Scorer(
             view=view,
@@ -279,6 +291,8 @@ class Node:
         )
         self._supervisor.add("curator", self._curator.run)
         self._supervisor.add("keeper", self._keeper.run)
+        self._scrubber = Scrubber(self.chunks, self.exchange.repair, first=os.urandom(32))
+        self._supervisor.add("scrubber", self._scrubber.run)
         self._supervisor.add("scorer", scorer.run)
 
 

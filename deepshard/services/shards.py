@@ -112,6 +112,7 @@ class ShardExchange:
         *,
         from_peers: PeerFilter | None = None,
         progress: ProgressCallback | None = None,
+        urgency: Mapping[bytes, int] | None = None,
         timeout_s: float = 600.0,
     ) -> FetchReport:
         """Bring blobs into the store: verified, from all peers that have them, resuming what is there already.
@@ -121,6 +122,7 @@ class ShardExchange:
                 range comes in ranges.
             from_peers: asks only peers for which this is true.
             progress: called after every blob.
+            urgency: rank of some of the blobs, 0 where none is given; lower ranks are asked for first.
 
         Raises:
             FetchIncomplete: not all came within `timeout_s`; says how many are missing and what each peer answered.
@@ -133,6 +135,7 @@ class ShardExchange:
             digests,
             from_peers=from_peers,
             progress=progress,
+            urgency=urgency or {},
             timeout_s=timeout_s,
             request_timeout_s=self._request_timeout_s,
             have_interval_s=self._have_interval_s,

@@ -85,6 +85,7 @@ class Download:
         *,
         from_peers: PeerFilter | None,
         progress: ProgressCallback | None,
+        urgency: Mapping[bytes, int],
         timeout_s: float,
         request_timeout_s: float,
         have_interval_s: float,
@@ -98,6 +99,7 @@ class Download:
         self._wanted = dict(wanted)
         self._from_peers = from_peers
         self._progress = progress
+        self._urgency = urgency
         self._timeout_s = timeout_s
         self._request_timeout_s = request_timeout_s
         self._have_interval_s = have_interval_s
@@ -135,6 +137,7 @@ class Download:
         self._swarm = Swarm(
             missing.parts,
             begun=missing.begun,
+            urgency=self._urgency,
             in_flight_max=self._in_flight_max,
             timeout_s=self._request_timeout_s,
         )

@@ -108,7 +108,7 @@ class WeightsRegistry:
             if version is None:
                 self._submission_chunks.add(entry.chunk)
             else:
-                self._versions_of_chunk.setdefault(entry.chunk, version)
+                self._versions_of_chunk[entry.chunk] = min(version, self._versions_of_chunk.get(entry.chunk, version))
 
     def may_fetch(self, peer: PeerInfo, digest: bytes) -> bool:
         """Whether `peer` may fetch `digest` from this node now."""
@@ -154,6 +154,13 @@ class WeightsRegistry:
             self._public.update(part for file in manifest.files for part in file.parts)
         return digest in self._public
 
+    def _accepted(self) -> dict[bytes, int]:
+        """Lowest version that each accepted manifest is."""
+        state = self._state()
+        versions = range(state.chain().version, -1, -1) if state is not None else ()
+        models = (state.model(version) for version in versions) if state is not None else ()
+        return {model.manifest: model.version for model in models if model is not None}
+
     async def lineage(self, digest: bytes, *, version: int | None, parent: bytes | None = None) -> Lineage:
         """Fetch and check a manifest and those it builds on; `parent` is what a submission must build on.
 
@@ -177,8 +184,10 @@ class WeightsRegistry:
                 check_child(chain[-1][1], manifest)
             chain.append((wanted, manifest))
             wanted = manifest.parent
+        accepted = self._accepted()
         for depth, (address, manifest) in enumerate(chain):
-            self.register(address, manifest, None if depth == 0 and version is None else (version or 0))
+            unknown = None if depth == 0 and version is None else (version or 0)
+            self.register(address, manifest, accepted.get(address, unknown))
         return Lineage(tuple(chain))
 
     async def fetch_all(

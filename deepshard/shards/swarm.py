@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 _WINDOW_START: Final = 2
@@ -62,7 +63,8 @@ class _Peer:
 class Swarm:
     """Download of the contents `wanted`: content address to what is to be asked for, at least one part of it.
 
-    `begun` names those of which something has come before.
+    `begun` names those of which something has come before; of others, those of lower `urgency` come first, and then
+    the rarest.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Swarm:
         wanted: Mapping[bytes, Collection[Part]],
         *,
         begun: Collection[bytes] = (),
+        urgency: Mapping[bytes, int] = MappingProxyType({}),
         in_flight_max: int = 8,
         timeout_s: float = 30.0,
         busy_pause_s: float = 0.5,
@@ -78,6 +81,7 @@ class Swarm:
         self._open = {digest: set(parts) for digest, parts in wanted.items()}
         """Parts that haven't come, of each content that is missing."""
         self._begun = set(begun)
+        self._urgency = urgency
         self.bytes_by_peer: dict[bytes, int] = {}
         """Bytes of verified parts that each peer sent and that were needed."""
         self.chunks_by_peer: dict[bytes, int] = {}
@@ -269,7 +273,12 @@ class Swarm:
         useful = state.offers & self.missing
         return sorted(
             (part for digest in useful for part in self._open[digest]),
-            key=lambda part: (part.digest not in self._begun, self._rarity[part.digest], part),
+            key=lambda part: (
+                part.digest not in self._begun,
+                self._urgency.get(part.digest, 0),
+                self._rarity[part.digest],
+                part,
+            ),
             reverse=True,
         )
 

@@ -111,10 +111,17 @@ class MemoryNetwork:
         self.tamper: Tamper | None = None
         self._ports: dict[str, MemoryPort] = {}
 
-    def join(self, name: str, *, roles: tuple[str, ...] = ("validator",), queue_messages: int = 1024) -> MemoryPort:
-        """Add a node without links. Its key and address follow from its name."""
+    def join(
+        self,
+        name: str,
+        *,
+        roles: tuple[str, ...] = ("validator",),
+        queue_messages: int = 1024,
+        public_key: bytes | None = None,
+    ) -> MemoryPort:
+        """Add a node without links. Its key, unless given, and address follow from its name."""
         assert name not in self._ports
-        public_key = tagged_hash("memory network key", name.encode())
+        public_key = public_key or tagged_hash("memory network key", name.encode())
         info = PeerInfo(public_key, address_of(public_key), roles, f"{name}:0", outbound=True)
         port = self._ports[name] = MemoryPort(self, info, name, queue_messages)
         return port

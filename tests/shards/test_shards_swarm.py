@@ -42,6 +42,21 @@ def test_rarest_first_ties_by_address() -> None:
     assert swarm.next_requests(0.0) == []
 
 
+def test_what_is_urgent_comes_before_what_is_rare_and_after_what_was_begun() -> None:
+    urgency = {DIGESTS[0]: 2, DIGESTS[1]: 1, DIGESTS[3]: 1}  # and 0 for DIGESTS[2]
+    swarm = Swarm(_whole(DIGESTS[:4]), urgency=urgency, begun=[DIGESTS[0]])
+    swarm.offer(A, DIGESTS[:4])
+    swarm.offer(B, DIGESTS[1:3])
+    asked = [part for _, part in swarm.next_requests(0.0)]
+    asked += [
+        part
+        for peer, old in ((A, PARTS[0]), (B, PARTS[2]))
+        for _ in [swarm.received(peer, old, Outcome.VERIFIED, 1.0, size=1)]
+        for _, part in swarm.next_requests(1.0)
+    ]
+    assert asked == [PARTS[0], PARTS[2], PARTS[3], PARTS[1]]
+
+
 def test_the_window_grows_with_verified_chunks_up_to_its_bound() -> None:
     swarm = Swarm(_whole(DIGESTS), in_flight_max=4)
     swarm.offer(A, DIGESTS)
