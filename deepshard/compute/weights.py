@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from deepshard.encoding import encode
 from deepshard.errors import LocalError
 from deepshard.primitives import ZERO_DIGEST
 from deepshard.shards.codec import decode_and_verify, encode_entry
-from deepshard.shards.layout import split_file
+from deepshard.shards.layout import row_elements, split_file, tensor_rows
 from deepshard.shards.manifest import DType, FileEntry, Manifest, ShardEntry, TensorEntry, TensorSlice
 from deepshard.shards.partition import plan_shards
 from deepshard.shards.rules import check_child, check_manifest, decode_manifest, manifest_digest, weights_root
@@ -83,8 +83,8 @@ def load_weights(ref: ModelRef, report: Report, *, base: Weights | None = None) 
         decoded = _decode(number, chain, store, base)
         start = 0
         for part in manifest.shards[number].slices:
-            target = _rows(loaded, part).numpy()
-            target[:] = np.frombuffer(decoded, np.uint8, target.size, start)
+            target = _block(loaded, part)
+            target[:] = np.frombuffer(decoded, np.uint8, target.size, start).reshape(target.shape)
             start += target.size
 
     total = len(manifest.shards)
@@ -200,17 +200,17 @@ def _decode(number: int, chain: list[Manifest], store: BlobStore, base: Weights 
     return decoded
 
 
-def _rows(weights: Weights, part: TensorSlice) -> Tensor:
-    """The bytes of a slice, as a view into its tensor."""
+def _block(weights: Weights, part: TensorSlice) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    """The bytes of a slice [rows, bytes of a row of it], as a view into its tensor."""
     entry = weights.manifest.tensors[part.tensor]
-    tensor = weights.tensors[entry.name]
-    if entry.shape:
-        tensor = tensor[part.row_start : part.row_start + part.row_count]
-    return tensor.reshape(-1).view(torch.uint8)
+    tensor = weights.tensors[entry.name].reshape(tensor_rows(entry), row_elements(entry))
+    columns = slice(part.column_start, part.column_start + part.column_count) if part.column_count else slice(None)
+    block = tensor[part.row_start : part.row_start + part.row_count, columns].view(torch.uint8)
+    return cast("np.ndarray[tuple[int, int], np.dtype[np.uint8]]", block.numpy())
 
 
 def _bytes(weights: Weights, slices: tuple[TensorSlice, ...]) -> bytes:
-    return b"".join(_rows(weights, part).numpy().tobytes() for part in slices)
+    return b"".join(_block(weights, part).tobytes() for part in slices)
 
 
 def _store_files(files: Mapping[str, bytes], store: BlobStore) -> tuple[FileEntry, ...]:

@@ -1,9 +1,10 @@
 """The chunk codec: byte planes, XOR against a base, zstd.
 
-Trained weights are nearly incompressible but for their exponents, so each element is rotated left by one bit, which
-puts the sign beside the mantissa and fills the top byte with the exponent (for bf16 and f32 exactly), and byte k of all
-elements becomes plane k, compressed on its own (the idea of ZipNN, arXiv 2411.05239, section 3). A delta is the XOR
-with the base's decoded bytes, cut the same way: unchanged elements are runs of zero bytes, and the result is exact.
+Trained weights are nearly incompressible but for their exponents, so the nine highest bits of each element are rotated
+left by one, which puts the sign beside the mantissa and fills the top byte with the exponent (for bf16 and f32
+exactly), and byte k of all elements becomes plane k, compressed on its own (the idea of ZipNN, arXiv 2411.05239,
+section 3). A delta is the XOR with the base's decoded bytes, cut the same way: unchanged elements are runs of zero
+bytes, and the result is exact.
 
 Form of a `planes` or `xor-planes` chunk, integers little-endian:
 
@@ -33,7 +34,7 @@ from deepshard.primitives import ZERO_DIGEST, content_digest
 from deepshard.shards.errors import CorruptChunk, WrongShardSize
 from deepshard.shards.layout import ITEM_BYTES, shard_name, slice_spans
 from deepshard.shards.manifest import Codec, DType, ShardEntry, TensorEntry, TensorSlice
-from deepshard.shards.planes import DEFAULT_LEVEL, Bytes, compress_plane, join_elements, split_elements
+from deepshard.shards.planes import CONTEXTS, DEFAULT_LEVEL, Bytes, compress_plane, join_elements, split_elements
 
 Spans = Sequence[tuple[DType, int]]
 """Dtype and bytes of each slice, in the order of the decoded shard; see `layout.slice_spans`."""
@@ -227,7 +228,7 @@ def _read_plane(piece: memoryview, length: int, name: str, *, is_frame: bool) ->
         declared = zstandard.get_frame_parameters(piece).content_size
         if declared != length:
             raise CorruptChunk(name, f"compressed plane declares {declared} bytes, expected {length}")
-        data = zstandard.ZstdDecompressor().decompress(piece, max_output_size=length, allow_extra_data=False)
+        data = CONTEXTS.decompressor.decompress(piece, max_output_size=length, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise CorruptChunk(name, f"compressed plane is broken: {error}") from None
     if len(data) != length:

@@ -33,7 +33,7 @@ class DuplicateName(InvalidManifest):
 
 
 class BadCoverage(InvalidManifest):
-    """The shards' slices don't cover every tensor's rows exactly once and in order."""
+    """The shards' slices don't cover every tensor's elements exactly once and in order."""
 
 
 class WrongShardSize(InvalidManifest):

@@ -23,9 +23,14 @@ def tensor_rows(tensor: TensorEntry) -> int:
     return tensor.shape[0] if tensor.shape else 1
 
 
+def row_elements(tensor: TensorEntry) -> int:
+    """Elements of one row, its columns: the product of the other dimensions."""
+    return math.prod(tensor.shape[1:])
+
+
 def row_bytes(tensor: TensorEntry) -> int:
     """Bytes of one row."""
-    return ITEM_BYTES[tensor.dtype] * math.prod(tensor.shape[1:])
+    return ITEM_BYTES[tensor.dtype] * row_elements(tensor)
 
 
 def tensor_bytes(tensor: TensorEntry) -> int:
@@ -37,7 +42,7 @@ def slice_spans(tensors: Sequence[TensorEntry], slices: Sequence[TensorSlice]) -
     """Dtype and length in bytes of each slice, in the order in which the decoded shard concatenates them.
 
     Raises:
-        BadCoverage: a slice names a tensor, or rows, that don't exist.
+        BadCoverage: a slice names a tensor, rows or columns that don't exist, or all columns as a band of them.
         WrongShardSize: the slices come to more than `CHUNK_DECODED_BYTES_MAX`; nothing of that size was allocated.
     """
     spans: list[tuple[DType, int]] = []
@@ -49,7 +54,14 @@ def slice_spans(tensors: Sequence[TensorEntry], slices: Sequence[TensorSlice]) -
         row_end = part.row_start + part.row_count
         if row_end > tensor_rows(tensor):
             raise BadCoverage(f"a slice ends at row {row_end} of {tensor.name}, which has {tensor_rows(tensor)}")
-        size = part.row_count * row_bytes(tensor)
+        column_end = part.column_start + part.column_count
+        is_whole = part.column_count == 0
+        if column_end > row_elements(tensor) or (column_end if is_whole else part.column_count == row_elements(tensor)):
+            raise BadCoverage(
+                f"a slice holds columns {part.column_start} to {column_end} of {tensor.name},"
+                f" which has {row_elements(tensor)}"
+            )
+        size = part.row_count * (row_bytes(tensor) if is_whole else part.column_count * ITEM_BYTES[tensor.dtype])
         total += size
         if total > CHUNK_DECODED_BYTES_MAX:
             raise WrongShardSize(
@@ -65,7 +77,8 @@ def shard_name(tensors: Sequence[TensorEntry], slices: Sequence[TensorSlice]) ->
     if first is None or first.tensor >= len(tensors):
         return "(unknown)"
     more = f" and {len(slices) - 1} more" if len(slices) > 1 else ""
-    return f"{tensors[first.tensor].name}[{first.row_start}:{first.row_start + first.row_count}]{more}"
+    columns = f", {first.column_start}:{first.column_start + first.column_count}" if first.column_count else ""
+    return f"{tensors[first.tensor].name}[{first.row_start}:{first.row_start + first.row_count}{columns}]{more}"
 
 
 def file_part_count(size: int) -> int:

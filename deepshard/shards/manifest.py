@@ -1,6 +1,7 @@
 """Manifests: what a version of the weights consists of, shard by shard, and how each shard is stored.
 
-A *shard* is the unit of placement: row ranges of one or more tensors, concatenated in order, `decoded_bytes` long. Its
+A *shard* is the unit of placement: rows of one or more tensors, or a band of their
+columns, concatenated in order, `decoded_bytes` long. Its
 *chunk* is the encoded form, stored and sent as it is, with a content address of its own. `weights_root` is over the
 decoded bytes only, so it depends on no compressor.
 """
@@ -31,11 +32,16 @@ class TensorEntry(Record, frozen=True):
 
 
 class TensorSlice(Record, frozen=True):
-    """Rows `row_start` to `row_start + row_count` of tensor number `tensor`, taken along its first dimension."""
+    """Rows `row_start` to `row_start + row_count` of tensor number `tensor`, taken along its first dimension.
+
+    Of each row the elements `column_start` to `column_start + column_count`; all of them where both are 0.
+    """
 
     tensor: Count
     row_start: Count
     row_count: Count
+    column_start: Count = 0
+    column_count: Count = 0
 
 
 class ShardEntry(Record, frozen=True):

@@ -36,15 +36,16 @@ class Candidate(NamedTuple):
     network: str = ""
 
 
-def shard_key(tensor_name: str, row_start: int) -> bytes:
-    """Identity of the shard that begins at a row of a tensor, the same in every version of one layout; 32 bytes."""
-    return tagged_hash("shard position", tensor_name.encode(), row_start.to_bytes(8, "little"))
+def shard_key(tensor_name: str, row_start: int, column_start: int = 0) -> bytes:
+    """Identity of the shard that begins at a row and column of a tensor, the same in every version of one layout."""
+    start = [row_start, column_start] if column_start else [row_start]
+    return tagged_hash("shard position", tensor_name.encode(), *(number.to_bytes(8, "little") for number in start))
 
 
 def shard_identity(manifest: Manifest, index: int) -> bytes:
     """Key of shard number `index` of a checked manifest."""
     first = manifest.shards[index].slices[0]
-    return shard_key(manifest.tensors[first.tensor].name, first.row_start)
+    return shard_key(manifest.tensors[first.tensor].name, first.row_start, first.column_start)
 
 
 def shard_keys(manifest: Manifest) -> list[bytes]:

@@ -11,6 +11,7 @@ of level 1; the entropy is 0.329. So samples of a plane decide whether it is sto
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -25,6 +26,7 @@ DEFAULT_LEVEL: Final = 3
 _PIECE_BYTES: Final = 1 << 18
 """Elements worked on at a time; with scratch of the same size they fit a second-level cache of 1 MiB."""
 _WORD: Final[dict[int, npt.DTypeLike]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
+_SIGNED: Final[dict[int, npt.DTypeLike]] = {2: np.dtype("<i2"), 4: np.dtype("<i4")}
 _SAMPLES: Final = 4
 _SAMPLE_BYTES: Final = 1 << 13
 _STORED_SHARE: Final = 0.975
@@ -44,23 +46,47 @@ _CODED: Final = zstandard.ZstdCompressionParameters(
 """The smallest match finder there is, which finds none in noise."""
 
 
+class _Contexts(threading.local):
+    """zstd's working memory, for each thread its own: making it anew for each plane costs a twentieth of decoding."""
+
+    def __init__(self) -> None:
+        self.decompressor = zstandard.ZstdDecompressor()
+        self.coding = zstandard.ZstdCompressor(compression_params=_CODED)
+        self._searching: dict[int, zstandard.ZstdCompressor] = {}
+
+    def searching(self, level: int) -> zstandard.ZstdCompressor:
+        """The compressor that looks for matches."""
+        found = self._searching.get(level)
+        if found is None:
+            found = self._searching[level] = zstandard.ZstdCompressor(level=level)
+        return found
+
+
+CONTEXTS: Final = _Contexts()
+
+
 def split_elements(elements: Bytes, item_bytes: int) -> list[Bytes]:
-    """Planes from the most significant byte to the least, after a rotation left by one bit (i8: the bytes as is)."""
+    """Planes of elements whose nine highest bits are rotated left by one, most significant first (i8: bytes as is)."""
     if item_bytes == 1:
         return [elements]
     words = elements.view(_WORD[item_bytes])
     planes = [np.empty(len(words), np.uint8) for _ in range(item_bytes)]
     length = _PIECE_BYTES // item_bytes
-    rotated, shifted = np.empty(length, words.dtype), np.empty(length, words.dtype)
+    scratch, high = np.empty(length, words.dtype), np.empty(length, np.uint8)
     for start in range(0, len(words), length):
         piece = words[start : start + length]
-        turned, moved = rotated[: len(piece)], shifted[: len(piece)]
-        np.left_shift(piece, 1, out=turned)
-        np.right_shift(piece, 8 * item_bytes - 1, out=moved)
-        np.bitwise_or(turned, moved, out=turned)
-        for k, plane in enumerate(planes):
-            np.right_shift(turned, 8 * (item_bytes - 1 - k), out=moved)
-            np.copyto(plane[start : start + len(piece)], moved, casting="unsafe")  # keeps the low byte
+        moved, sign = scratch[: len(piece)], high[: len(piece)]
+        parts = [plane[start : start + length] for plane in planes]
+        np.right_shift(piece, 8 * item_bytes - 9, out=moved)
+        np.copyto(parts[0], moved, casting="unsafe")  # keeps the low byte, here and below
+        np.right_shift(piece, 8 * item_bytes - 8, out=moved)
+        np.copyto(sign, moved, casting="unsafe")
+        for k, part in enumerate(parts[1:], 1):
+            np.right_shift(piece, 8 * (item_bytes - 1 - k), out=moved)
+            np.copyto(part, moved, casting="unsafe")
+        np.bitwise_and(sign, 0x80, out=sign)
+        np.bitwise_and(parts[1], 0x7F, out=parts[1])
+        np.bitwise_or(parts[1], sign, out=parts[1])
     return planes
 
 
@@ -68,19 +94,29 @@ def join_elements(planes: Sequence[Bytes], item_bytes: int) -> Bytes:
     """Invert `split_elements`."""
     if item_bytes == 1:
         return planes[0]
-    words = np.empty(len(planes[0]), _WORD[item_bytes])
+    words = np.empty(len(planes[0]), _SIGNED[item_bytes])
     length = _PIECE_BYTES // item_bytes
     scratch = np.empty(length, words.dtype)
+    exponent_unit = words.dtype.type(1 << 8 * item_bytes - 9)
+    below = 8 * (item_bytes - 2)
+    # Widening the second plane as a signed number copies its highest bit to all above, of which the mask keeps one.
+    mask = words.dtype.type((0x807F << below) - (1 << 8 * item_bytes))
     for start in range(0, len(words), length):
         piece = words[start : start + length]
-        wide = scratch[: len(piece)]
-        np.copyto(wide, planes[0][start : start + length])
-        for plane in planes[1:]:
-            np.left_shift(wide, 8, out=wide)
-            np.bitwise_or(wide, plane[start : start + length], out=wide)
-        np.right_shift(wide, 1, out=piece)
-        np.left_shift(wide, 8 * item_bytes - 1, out=wide)
-        np.bitwise_or(piece, wide, out=piece)
+        moved = scratch[: len(piece)]
+        second = planes[1].view(np.int8)[start : start + length]
+        np.multiply(planes[0][start : start + length], exponent_unit, out=piece)
+        if below:
+            np.copyto(moved, second)
+            np.left_shift(moved, below, out=moved)
+            np.bitwise_and(moved, mask, out=moved)
+        else:
+            np.bitwise_and(second, mask, out=moved)
+        np.bitwise_or(piece, moved, out=piece)
+        for k, plane in enumerate(planes[2:], 2):
+            np.copyto(moved, plane[start : start + length])
+            np.left_shift(moved, 8 * (item_bytes - 1 - k), out=moved)
+            np.bitwise_or(piece, moved, out=piece)
     return words.view(np.uint8)
 
 
@@ -89,14 +125,14 @@ def compress_plane(plane: Bytes, level: int) -> bytes | None:
     sample = _sample(plane)
     if len(sample) == 0:
         return None
-    searching = zstandard.ZstdCompressor(level=level)
+    searching = CONTEXTS.searching(level)
     coded_bytes = _entropy_bytes(sample)
     if len(searching.compress(sample.data)) < _MATCHED_SHARE * coded_bytes:
         compressor = searching
     elif len(sample) < len(plane) and coded_bytes > _STORED_SHARE * len(sample):
         return None
     else:
-        compressor = zstandard.ZstdCompressor(compression_params=_CODED)
+        compressor = CONTEXTS.coding
     frame = compressor.compress(np.ascontiguousarray(plane).data)
     return frame if len(frame) < len(plane) else None
 

@@ -18,7 +18,7 @@ from deepshard.shards.errors import (
     WrongShardSize,
     WrongWeightsRoot,
 )
-from deepshard.shards.layout import file_part_count, shard_name, slice_spans, tensor_rows
+from deepshard.shards.layout import file_part_count, row_elements, shard_name, slice_spans, tensor_rows
 from deepshard.shards.manifest import Manifest, ShardEntry, TensorEntry, TensorSlice
 
 
@@ -126,24 +126,41 @@ def _check_shard(number: int, shard: ShardEntry, manifest: Manifest) -> None:
 
 
 def _check_coverage(manifest: Manifest) -> None:
-    expected = TensorSlice(0, 0, 0)  # where the next slice has to start
+    expected = TensorSlice(0, 0, 0)  # where the next slice has to start, and how wide its band is
     for number, shard in enumerate(manifest.shards):
         for part in shard.slices:
-            if (part.tensor, part.row_start) != (expected.tensor, expected.row_start):
+            place = (part.tensor, part.column_start, part.row_start)
+            if place != (expected.tensor, expected.column_start, expected.row_start):
+                raise BadCoverage(f"shard {number} holds {_start_of(part)}, expected {_start_of(expected)}")
+            if part.row_start and part.column_count != expected.column_count:
                 raise BadCoverage(
-                    f"shard {number} holds tensor {part.tensor} from row {part.row_start},"
-                    f" expected tensor {expected.tensor} from row {expected.row_start}"
+                    f"shard {number} holds {part.column_count} columns of tensor {part.tensor} from row"
+                    f" {part.row_start}, the rows above have {expected.column_count}"
                 )
-            rows = tensor_rows(manifest.tensors[part.tensor])
-            if part.row_count == 0 and rows > 0:
+            tensor = manifest.tensors[part.tensor]
+            rows = tensor_rows(tensor)
+            if part.row_count == 0 and (rows > 0 or part.column_count > 0):
                 raise BadCoverage(f"shard {number} holds no rows of tensor {part.tensor}, which has {rows}")
-            row_end = part.row_start + part.row_count
-            expected = TensorSlice(part.tensor + 1, 0, 0) if row_end == rows else TensorSlice(part.tensor, row_end, 0)
+            expected = _next_slice(part, rows, row_elements(tensor))
     if expected.tensor != len(manifest.tensors):
         raise BadCoverage(
             f"shards end before row {expected.row_start} of tensor {expected.tensor},"
             f" the manifest has {len(manifest.tensors)} tensors"
         )
+
+
+def _start_of(part: TensorSlice) -> str:
+    column = f", column {part.column_start}" if part.column_start else ""
+    return f"tensor {part.tensor} from row {part.row_start}{column}"
+
+
+def _next_slice(part: TensorSlice, rows: int, columns: int) -> TensorSlice:
+    row_end, column_end = part.row_start + part.row_count, part.column_start + part.column_count
+    if row_end < rows:
+        return TensorSlice(part.tensor, row_end, 0, part.column_start, part.column_count)
+    if part.column_count and column_end < columns:
+        return TensorSlice(part.tensor, 0, 0, column_end)
+    return TensorSlice(part.tensor + 1, 0, 0)
 
 
 def _check_files(manifest: Manifest) -> None:

@@ -59,22 +59,22 @@ def test_xor_planes_round_trip_against_any_base(shard: tuple[Spans, bytes], seed
 
 
 def test_planes_of_known_elements_hold_exponent_then_mantissa_and_sign() -> None:
-    # 1.0 is 0x3F80 (exponent 127), -2.0 is 0xC000 (exponent 128): rotated 0x7F00 and 0x8001.
+    # 1.0 is 0x3F80 (exponent 127), -2.0 is 0xC000 (exponent 128): rotated 0x7F00 and 0x8080.
     decoded = struct.pack("<2H", 0x3F80, 0xC000)
     chunk = encode_shard(decoded, [("bf16", 4)], "planes")
-    assert chunk == struct.pack("<B2I", 1, 2, 2) + b"\x7f\x80" + b"\x00\x01"
+    assert chunk == struct.pack("<B2I", 1, 2, 2) + b"\x7f\x80" + b"\x00\x80"
 
 
 def test_f32_planes_run_from_the_exponent_down() -> None:
-    chunk = encode_shard(struct.pack("<I", 0x81020304), [("f32", 4)], "planes")  # rotated left: 0x02040609
-    assert chunk == struct.pack("<B4I", 1, 1, 1, 1, 1) + b"\x02\x04\x06\x09"
+    chunk = encode_shard(struct.pack("<I", 0x81020304), [("f32", 4)], "planes")  # rotated: 0x02820304
+    assert chunk == struct.pack("<B4I", 1, 1, 1, 1, 1) + b"\x02\x82\x03\x04"
 
 
 def test_slices_of_one_dtype_are_gathered_across_others() -> None:
     spans: Spans = [("i8", 1), ("f16", 2), ("i8", 2)]
     decoded = b"A" + struct.pack("<H", 0x8001) + b"BC"
     chunk = encode_shard(decoded, spans, "planes")
-    assert chunk == struct.pack("<B3I", 1, 1, 1, 3) + b"\x00\x03" + b"ABC"
+    assert chunk == struct.pack("<B3I", 1, 1, 1, 3) + b"\x00\x81" + b"ABC"
     assert bytes(decode_shard(chunk, spans, "planes")) == decoded
 
 
@@ -122,7 +122,7 @@ def test_a_chunk_may_be_compressed_in_any_way() -> None:
 def _rotated(planes: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
     """High and low bytes of 16-bit elements after the rotation of clause 8.4/3, word for word."""
     elements = [high << 8 | low for high, low in zip(*planes, strict=True)]
-    turned = [(element << 1 | element >> 15) & 0xFFFF for element in elements]
+    turned = [(element >> 6 & 0x1FE | element >> 15) << 7 | element & 0x7F for element in elements]
     return bytes(element >> 8 for element in turned), bytes(element & 0xFF for element in turned)
 
 

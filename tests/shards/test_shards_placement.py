@@ -82,6 +82,8 @@ def _chosen(key: bytes, candidates: _Listed, replication: int) -> list[bytes]:
 def test_holders_are_those_of_the_specification(candidates: _Listed, replication: int, row: int) -> None:
     key = tagged_hash("shard position", b"layer.0", row.to_bytes(8, "little"))
     assert shard_key("layer.0", row) == key
+    banded = tagged_hash("shard position", b"layer.0", row.to_bytes(8, "little"), (9).to_bytes(8, "little"))
+    assert shard_key("layer.0", row, 9) == banded
     assert holders(key, candidates, replication) == tuple(_chosen(key, candidates, replication))
 
 

@@ -80,6 +80,32 @@ def _sliced(*plan: tuple[TensorSlice, ...]) -> Manifest:
     return _with(shards=tuple(shards))
 
 
+def _plain(*slices: TensorSlice, size: int) -> ShardEntry:
+    return ShardEntry(slices, size, content_digest(bytes(size)), "planes", bytes(32), 1, ZERO_DIGEST)
+
+
+def _banded(*cuts: tuple[int, int, int, int]) -> Manifest:
+    """Tensor 0 cut into first row, rows, first column and columns, a shard each; the others whole."""
+    shards = [_plain(TensorSlice(0, *cut), size=cut[1] * (cut[3] or 8) * 2) for cut in cuts]
+    return _with(shards=(*shards, _plain(TensorSlice(1, 0, 0), TensorSlice(2, 0, 10), size=10)))
+
+
+def _without_rows() -> Manifest:
+    shards = _banded((0, 4, 0, 4), (0, 4, 4, 4)).shards
+    bands = TensorSlice(1, 0, 0, 0, 2), TensorSlice(1, 0, 0, 2, 1), TensorSlice(2, 0, 10)
+    return _with(shards=(*shards[:2], _plain(*bands, size=10)))
+
+
+def test_a_tensor_may_be_cut_into_bands_of_columns() -> None:
+    for manifest in (
+        _banded((0, 4, 0, 4), (0, 4, 4, 4)),
+        _banded((0, 1, 0, 1), (1, 3, 0, 1), (0, 4, 1, 7)),
+        _banded((0, 3, 0, 5), (3, 1, 0, 5), (0, 2, 5, 3), (2, 2, 5, 3)),
+    ):
+        check_manifest(manifest)
+        assert decode_manifest(encode(manifest)) == manifest
+
+
 def test_honest_manifests_pass_and_survive_the_wire() -> None:
     for manifest in (HONEST, CHILD):
         check_manifest(manifest)
@@ -136,6 +162,24 @@ BROKEN: dict[str, tuple[Manifest, type[InvalidManifest], str]] = {
         BadCoverage,
         "before row 9 of tensor 2",
     ),
+    "columns beyond the tensor": (_banded((0, 4, 4, 5)), BadCoverage, "columns 4 to 9 of a, which has 8"),
+    "all columns as a band": (_banded((0, 4, 0, 8)), BadCoverage, "columns 0 to 8 of a, which has 8"),
+    "columns that begin without a width": (_banded((0, 4, 1, 0)), BadCoverage, "columns 1 to 1 of a"),
+    "columns missing": (_banded((0, 4, 0, 2)), BadCoverage, "expected tensor 0 from row 0, column 2"),
+    "columns twice": (_banded((0, 4, 0, 4), (0, 4, 2, 6)), BadCoverage, "column 2, expected tensor 0 .* column 4"),
+    "bands out of order": (_banded((0, 4, 4, 4), (0, 4, 0, 4)), BadCoverage, "column 4, expected tensor 0 from row 0"),
+    "rows before columns": (
+        _banded((0, 2, 0, 4), (0, 2, 4, 4), (2, 2, 0, 4), (2, 2, 4, 4)),
+        BadCoverage,
+        "column 4, expected tensor 0 from row 2",
+    ),
+    "a band that changes its width": (
+        _banded((0, 2, 0, 2), (2, 2, 0, 3)),
+        BadCoverage,
+        "3 columns of tensor 0 from row 2, the rows above have 2",
+    ),
+    "a band that ends in whole rows": (_banded((0, 2, 0, 2), (2, 2, 0, 0)), BadCoverage, "0 columns of tensor 0"),
+    "a band without rows": (_without_rows(), BadCoverage, "holds no rows of tensor 1"),
     "wrong size": (_with_shard(0, decoded_bytes=47), WrongShardSize, "declares 47 bytes, its slices are 48"),
     "size that overflows a chunk": (
         _with(tensors=(TensorEntry("a", "f32", (4, 2**31 - 1, 2**31 - 1)), *TENSORS[1:])),

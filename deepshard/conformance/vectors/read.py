@@ -43,7 +43,8 @@ def read_tensor(listed: Json) -> TensorEntry:
 
 def read_shard(listed: Json) -> ShardEntry:
     """A shard of a manifest."""
-    slices = tuple(TensorSlice(part["tensor"], part["row_start"], part["row_count"]) for part in listed["slices"])
+    fields = ("tensor", "row_start", "row_count", "column_start", "column_count")
+    slices = tuple(TensorSlice(*(part[field] for field in fields)) for part in listed["slices"])
     return ShardEntry(
         slices,
         listed["decoded_bytes"],

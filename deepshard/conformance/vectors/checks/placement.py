@@ -11,7 +11,7 @@ def check(case: Fields) -> Json:
     """Do what `operation` says."""
     match case["operation"]:
         case "key":
-            return {"key": shard_key(case["tensor"], case.number("row"))}
+            return {"key": shard_key(case["tensor"], case.number("row"), case.number("column"))}
         case "logarithm":
             return {"logarithm": log2_fixed(case.number("argument"))}
         case _:

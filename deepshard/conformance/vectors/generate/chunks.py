@@ -76,7 +76,7 @@ def _good() -> Iterator[Json]:
     yield accept("planes: compressed", _FORMS, **fields)
     two = (TensorEntry("t", "bf16", (2,)),)
     halves, pair = (TensorSlice(0, 0, 2),), bytes.fromhex("803f00c0")
-    chunk = bytes.fromhex("010200000002000000" + "7f800001")
+    chunk = bytes.fromhex("010200000002000000" + "7f800080")
     fields = _fields(entry_of(halves, pair, "planes", chunk), chunk, tensors=two, decoded=pair)
     yield accept("planes: the example of 8.4", _FORMS, **fields)
     for name, decoded in (("a few bytes changed", after), ("nothing changed", before)):
@@ -168,7 +168,9 @@ def _wrong_content() -> Iterator[Json]:
     why = "it decodes, but to another shard than the manifest names"
     yield _named("content: another shard", chunk, clauses=_DECODED, why=why)
     unrotated = b"\x01" + (48).to_bytes(4, "little") * 2 + b"\x3f" * 48 + b"\x80" * 48
-    yield _named("content: not rotated", unrotated, clauses=_DECODED, why="elements are rotated left by one bit")
+    yield _named(
+        "content: not rotated", unrotated, clauses=_DECODED, why="the nine highest bits are rotated left by one"
+    )
     planes = planes_of(_ONES, TENSORS, _ROWS)
     backwards = chunk_of([planes[1], planes[0]])
     yield _named("content: planes in the other order", backwards, clauses=_DECODED, why="the most significant first")

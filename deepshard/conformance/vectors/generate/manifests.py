@@ -22,7 +22,18 @@ _SLICES: Final = ((TensorSlice(0, 0, 2),), MIXED)
 
 def make() -> Json:
     """The file."""
-    groups = (_whole(), _encodings(), _names(), _bounds(), _coverage(), _sizes(), _bases(), _files(), _children())
+    groups = (
+        _whole(),
+        _encodings(),
+        _names(),
+        _bounds(),
+        _coverage(),
+        _bands(),
+        _sizes(),
+        _bases(),
+        _files(),
+        _children(),
+    )
     return document(
         "manifests",
         "Manifests (chapters 8.2 and 8.3): good ones, and one for each way to break a rule.",
@@ -152,6 +163,44 @@ def _coverage() -> Iterator[Json]:
     }
     for name, manifest in wrong.items():
         yield _bad(f"coverage: {name}", "BadCoverage", manifest)
+
+
+def _banded(*cuts: tuple[int, int, int, int]) -> Manifest:
+    """Tensor 0, of 6 rows and 8 columns, cut into first row, rows, first column and columns, a shard each."""
+    shards = []
+    for number, cut in enumerate(cuts):
+        slices = (TensorSlice(0, *cut),)
+        decoded = expand(digest_of(f"band {number}"), "vector shard", span_bytes(TENSORS[0], slices[0]))
+        shards.append(entry_of(slices, decoded, "planes", chunk_of(planes_of(decoded, TENSORS, slices))))
+    decoded = expand(
+        digest_of("rest"), "vector shard", sum(span_bytes(TENSORS[part.tensor], part) for part in MIXED[1:])
+    )
+    shards.append(entry_of(MIXED[1:], decoded, "planes", chunk_of(planes_of(decoded, TENSORS, MIXED[1:]))))
+    return _rooted(replace(_BASE, shards=tuple(shards)))
+
+
+def _bands() -> Iterator[Json]:
+    right = {
+        "two bands": ((0, 6, 0, 4), (0, 6, 4, 4)),
+        "bands of two widths, cut into other rows": ((0, 1, 0, 1), (1, 5, 0, 1), (0, 6, 1, 7)),
+    }
+    for name, cuts in right.items():
+        manifest = _banded(*cuts)
+        digest = content_digest(encode(manifest))
+        yield accept(f"bands: {name}", (*_GOOD, "8.2/4"), **_fields(manifest, manifest=manifest, digest=digest))
+    wrong = {
+        "columns behind the end": ((0, 6, 4, 5),),
+        "all columns": ((0, 6, 0, 8),),
+        "a first column without a width": ((0, 6, 1, 0),),
+        "a band left out": ((0, 6, 0, 4),),
+        "a column twice": ((0, 6, 0, 4), (0, 6, 3, 5)),
+        "in another order": ((0, 6, 4, 4), (0, 6, 0, 4)),
+        "rows before columns": ((0, 3, 0, 4), (0, 3, 4, 4), (3, 3, 0, 4), (3, 3, 4, 4)),
+        "another width below": ((0, 3, 0, 2), (3, 3, 0, 3), (0, 6, 3, 5)),
+        "whole rows below": ((0, 3, 0, 2), (3, 3, 0, 0)),
+    }
+    for name, cuts in wrong.items():
+        yield _bad(f"bands: {name}", "BadCoverage", _banded(*cuts), (*_RULES, "8.2/4"))
 
 
 def _sizes() -> Iterator[Json]:

@@ -21,14 +21,18 @@ def make() -> Json:
     )
 
 
-def _key(name: str, row: int) -> bytes:
-    return tagged_hash("shard position", name.encode(), row.to_bytes(8, "little"))
+def _key(name: str, row: int, column: int = 0) -> bytes:
+    parts = [name.encode(), row.to_bytes(8, "little")]
+    if column > 0:
+        parts.append(column.to_bytes(8, "little"))
+    return tagged_hash("shard position", *parts)
 
 
 def _keys() -> Iterator[Json]:
-    for name, row in (("model.embed_tokens.weight", 0), ("model.embed_tokens.weight", 1024), ("w", 2**31 - 1)):
-        fields = {"tensor": name, "row": row, "key": _key(name, row)}
-        yield accept(f"key of {name} from row {row}", _KEY, operation="key", **fields)
+    embed = "model.embed_tokens.weight"
+    for name, row, column in ((embed, 0, 0), (embed, 1024, 0), (embed, 1024, 288), ("w", 2**31 - 1, 2**31 - 1)):
+        fields = {"tensor": name, "row": row, "column": column, "key": _key(name, row, column)}
+        yield accept(f"key of {name} from row {row}, column {column}", _KEY, operation="key", **fields)
 
 
 def _logarithm(argument: int) -> int:

@@ -30,10 +30,12 @@ Compress = Callable[[bytes], tuple[bytes, bool]]
 
 def span_bytes(tensor: TensorEntry, part: TensorSlice) -> int:
     """Bytes of a slice."""
-    row = WIDTHS[tensor.dtype]
-    for dimension in tensor.shape[1:]:
-        row *= dimension
-    return part.row_count * row
+    columns = part.column_count
+    if not columns:
+        columns = 1
+        for dimension in tensor.shape[1:]:
+            columns *= dimension
+    return part.row_count * columns * WIDTHS[tensor.dtype]
 
 
 def planes_of(decoded: bytes, tensors: Sequence[TensorEntry], slices: Sequence[TensorSlice]) -> list[bytes]:
@@ -50,7 +52,9 @@ def planes_of(decoded: bytes, tensors: Sequence[TensorEntry], slices: Sequence[T
         data = elements.get(dtype, b"")
         words = [int.from_bytes(data[place : place + width], "little") for place in range(0, len(data), width)]
         if width > 1:
-            words = [(word << 1 | word >> 8 * width - 1) & (1 << 8 * width) - 1 for word in words]
+            low = 8 * width - 9
+            tops = [(word >> low, word & (1 << low) - 1) for word in words]
+            words = [((top << 1 | top >> 8) & 0x1FF) << low | rest for top, rest in tops]
         if words:
             planes += (bytes(word >> 8 * (width - 1 - k) & 0xFF for word in words) for k in range(width))
     return planes

@@ -31,7 +31,13 @@ const TensorEntry = record('TensorEntry', {
   dtype: enumeration(...Object.keys(ITEM_BYTES)),
   shape: list(int(0, 2 ** 31 - 1)),
 });
-const TensorSlice = record('TensorSlice', { tensor: count, rowStart: count, rowCount: count });
+const TensorSlice = record('TensorSlice', {
+  tensor: count,
+  rowStart: count,
+  rowCount: count,
+  columnStart: count,
+  columnCount: count,
+});
 export const ShardEntry = record('ShardEntry', {
   slices: list(TensorSlice, Infinity, 1),
   decodedBytes: int(0, limits.CHUNK_DECODED_BYTES_MAX),
@@ -99,8 +105,7 @@ export function checkChild(manifest, parent) {
 /** Number of rows: the first dimension, 1 where there is none (8.2/3). */
 const rowsOf = ({ shape }) => shape[0] ?? 1;
 
-const rowBytesOf = ({ dtype, shape }) =>
-  shape.slice(1).reduce((product, size) => product * BigInt(size), BigInt(ITEM_BYTES[dtype]));
+const columnsOf = ({ shape }) => shape.slice(1).reduce((product, size) => product * BigInt(size), 1n);
 
 function checkTensors({ tensors }) {
   const names = new Set();
@@ -115,12 +120,16 @@ function checkTensors({ tensors }) {
 /** Dtype and bytes of each slice of a shard, in the order of its decoded bytes (8.2/4, 8.2/5); no number overflows (8.3/3). */
 export function spansOf(tensors, slices) {
   let total = 0n;
-  return slices.map(({ tensor: number, rowStart, rowCount }) => {
+  return slices.map(({ tensor: number, rowStart, rowCount, columnStart, columnCount }) => {
     const tensor = tensors[number];
     if (tensor === undefined) refuse('BadCoverage', `a slice names tensor ${number} of ${tensors.length}`);
     if (rowStart + rowCount > rowsOf(tensor))
       refuse('BadCoverage', `a slice ends at row ${rowStart + rowCount} of ${tensor.name}`);
-    const size = BigInt(rowCount) * rowBytesOf(tensor);
+    const columns = columnsOf(tensor);
+    const isBand = columnCount > 0 && BigInt(columnCount) < columns;
+    if (BigInt(columnStart + columnCount) > columns || !(isBand || columnStart + columnCount === 0))
+      refuse('BadCoverage', `a slice holds columns from ${columnStart} on, ${columnCount} of ${columns}`);
+    const size = BigInt(rowCount) * (isBand ? BigInt(columnCount) : columns) * BigInt(ITEM_BYTES[tensor.dtype]);
     total += size;
     if (total > BigInt(limits.CHUNK_DECODED_BYTES_MAX)) refuse('WrongShardSize', `a shard of ${total} bytes`);
     return { dtype: tensor.dtype, bytes: Number(size) };
@@ -143,16 +152,19 @@ function checkShard({ tensors, parent }, shard, number) {
     refuse('WrongShardSize', `shard ${number} is raw, but its chunk is not its decoded bytes`);
 }
 
-/** The slices have to cover the rows of each tensor once and in order. */
+/** The slices have to cover the elements of each tensor once and in order: band by band, each from its first row to its last. */
 function checkCoverage({ tensors, shards }) {
-  let [tensor, row] = [0, 0]; // where the next slice has to begin
+  let [tensor, row, column, width] = [0, 0, 0, 0]; // where the next slice has to begin, and the width of its band
   for (const slice of shards.flatMap(({ slices }) => slices)) {
-    if (slice.tensor !== tensor || slice.rowStart !== row)
+    if (slice.tensor !== tensor || slice.rowStart !== row || slice.columnStart !== column)
       refuse('BadCoverage', `a slice begins at row ${slice.rowStart} of tensor ${slice.tensor}`);
+    if (row > 0 && slice.columnCount !== width) refuse('BadCoverage', `a band of tensor ${tensor} changes its width`);
     const rows = rowsOf(tensors[tensor]);
-    if (slice.rowCount === 0 && rows > 0) refuse('BadCoverage', `a slice holds no rows of tensor ${tensor}`);
-    row += slice.rowCount;
-    if (row === rows) [tensor, row] = [tensor + 1, 0];
+    if (slice.rowCount === 0 && (rows > 0 || slice.columnCount > 0)) refuse('BadCoverage', `a slice holds no rows of tensor ${tensor}`);
+    [row, width] = [row + slice.rowCount, slice.columnCount];
+    if (row < rows) continue;
+    const isLast = width === 0 || BigInt(column + width) === columnsOf(tensors[tensor]);
+    [tensor, row, column] = isLast ? [tensor + 1, 0, 0] : [tensor, 0, column + width];
   }
   if (tensor !== tensors.length) refuse('BadCoverage', `the shards end before row ${row} of tensor ${tensor}`);
 }

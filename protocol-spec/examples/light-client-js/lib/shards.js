@@ -78,18 +78,16 @@ function readPlane(piece, length, isFrame) {
   }
 }
 
-/** Elements from their planes, the most significant byte first, each rotated right by one bit. */
+/** Elements from their planes, the most significant byte first, the nine highest bits of each rotated right by one. */
 function join(planes) {
   const [width, count] = [planes.length, planes[0].length];
   if (width === 1) return planes[0];
   const elements = Buffer.alloc(width * count);
   for (let i = 0; i < count; i += 1) {
-    let carry = planes[width - 1][i] & 1; // the lowest bit comes back to the top
-    for (let k = 0; k < width; k += 1) {
-      const byte = planes[k][i];
-      elements[width * i + (width - 1 - k)] = (carry << 7) | (byte >> 1);
-      carry = byte & 1;
-    }
+    const [first, second] = [planes[0][i], planes[1][i]];
+    elements[width * i + width - 1] = (second & 0x80) | (first >> 1);
+    elements[width * i + width - 2] = ((first & 1) << 7) | (second & 0x7f);
+    for (let k = 2; k < width; k += 1) elements[width * i + (width - 1 - k)] = planes[k][i];
   }
   return elements;
 }

@@ -24,18 +24,20 @@ const TENSORS = [
   { name: 'bias', dtype: 'f32', shape: [7] },
 ];
 const SLICES = [
-  { tensor: 0, rowStart: 0, rowCount: ROWS },
-  { tensor: 1, rowStart: 0, rowCount: 7 },
+  { tensor: 0, rowStart: 0, rowCount: ROWS, columnStart: 0, columnCount: 0 },
+  { tensor: 1, rowStart: 0, rowCount: 7, columnStart: 0, columnCount: 0 },
 ];
 
-/** A chunk with stored planes: each element rotated left by one bit, cut into bytes from the most significant on. */
+/** A chunk with stored planes: the nine highest bits of each element rotated left by one, cut into bytes from the most significant on. */
 function planesOf(decoded, spans) {
   const planes = spans.flatMap(([width, bytes], i) => {
     const start = spans.slice(0, i).reduce((sum, [, size]) => sum + size, 0);
     const elements = Array.from({ length: bytes / width }, (_, n) => decoded.readUIntLE(start + n * width, width));
-    const rotated = elements.map(
-      (value) => ((value * 2) % 2 ** (8 * width)) + Math.floor(value / 2 ** (8 * width - 1)),
-    );
+    const low = 2 ** (8 * width - 9);
+    const rotated = elements.map((value) => {
+      const top = Math.floor(value / low);
+      return ((top & 255) * 2 + (top >> 8)) * low + (value % low);
+    });
     return Array.from({ length: width }, (_, k) =>
       Buffer.from(rotated.map((value) => Math.floor(value / 2 ** (8 * (width - 1 - k))) & 255)),
     );
@@ -374,6 +376,6 @@ test('a node that leaves is no fault of this client, which ends and says so', as
 });
 
 test('the example of 8.4: two bf16 elements, 1.0 and -2.0', () => {
-  const chunk = Buffer.from('0102000000020000007f800001', 'hex');
+  const chunk = Buffer.from('0102000000020000007f800080', 'hex');
   assert.equal(decodePlanes(chunk, [{ dtype: 'bf16', bytes: 4 }]).toString('hex'), '803f00c0');
 });
