@@ -1,7 +1,8 @@
 """Triton form of `logprob_moments`: a partial pass over slices of the vocabulary, then a merge in a fixed order.
 
 Each program of the first kernel owns a block of rows and a slice of one shard's words, runs the online update over its
-tiles in order, and writes its max and sums to its own place. The second kernel merges a row's slices one after another.
+tiles in order, and writes its max, sums and target's logit to its own place. The second kernel merges a row's slices
+one after another; `moment_state.finish` turns what is left, five numbers a row, into moments in float64.
 No atomics and no tuning at run time: the order of every sum is fixed by the shapes, so results are the same bits from
 run to run on one device.
 
@@ -20,6 +21,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from kernels.moment_state import Logits, no_words
 
 _SLICE_WORDS: Final = 8192
 _BLOCK_B: Final = 64
@@ -41,6 +44,9 @@ def _partial_kernel(
     width: Any,
     hidden_stride: Any,
     head_stride: Any,
+    before_cap: Any,
+    after_cap: Any,
+    HAS_CAP: tl.constexpr,
     SLICE_WORDS: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -55,7 +61,7 @@ def _partial_kernel(
     l_B = tl.zeros([BLOCK_B], tl.float32)
     s1_B = tl.zeros([BLOCK_B], tl.float32)
     s2_B = tl.zeros([BLOCK_B], tl.float32)
-    z_target_B = tl.zeros([BLOCK_B], tl.float32)
+    z_target_B = tl.full([BLOCK_B], float("-inf"), tl.float32)
     slice_end = tl.minimum((slice_id + 1) * SLICE_WORDS, words)
     for tile in range(0, SLICE_WORDS, BLOCK_T):
         # 64-bit offsets: 262,144 words of 10,240 columns pass 2^31.
@@ -80,9 +86,13 @@ def _partial_kernel(
                 head_TC = head_TC.to(tl.float32)
             # ieee: fp32 products default to tf32, which keeps ten bits.
             z_BT = tl.dot(hidden_BC, tl.trans(head_TC), z_BT, input_precision="ieee")
+        z_BT *= before_cap
+        if HAS_CAP:
+            # tanh x = 1 - 2 / (e^2x + 1), which is right at both ends: e^2x is infinite at one and 0 at the other.
+            z_BT = after_cap * (1.0 - 2.0 / (tl.exp(2.0 * z_BT) + 1.0))
         z_BT = tl.where(is_word_T[None, :], z_BT, float("-inf"))
         is_target_BT = (word_T[None, :] == target_B[:, None]) & is_word_T[None, :]
-        z_target_B += tl.sum(tl.where(is_target_BT, z_BT, 0.0), 1)
+        z_target_B = tl.maximum(z_target_B, tl.max(tl.where(is_target_BT, z_BT, float("-inf")), 1))
         new_max_B = tl.maximum(max_B, tl.max(z_BT, 1))
         shift_B = tl.where(new_max_B == float("-inf"), 0.0, new_max_B)
         c_BT = tl.maximum(z_BT - shift_B[:, None], -200.0)
@@ -102,23 +112,21 @@ def _partial_kernel(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _merge_kernel(
-    partial_ptr: Any, targets_ptr: Any, out_ptr: Any, rows: Any, slices: Any, BLOCK_B: tl.constexpr
-) -> None:
+def _merge_kernel(partial_ptr: Any, out_ptr: Any, rows: Any, slices: Any, BLOCK_B: tl.constexpr) -> None:
     row_B = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     is_row_B = row_B < rows
     max_B = tl.full([BLOCK_B], float("-inf"), tl.float32)
     l_B = tl.zeros([BLOCK_B], tl.float32)
     s1_B = tl.zeros([BLOCK_B], tl.float32)
     s2_B = tl.zeros([BLOCK_B], tl.float32)
-    z_target_B = tl.zeros([BLOCK_B], tl.float32)
+    z_target_B = tl.full([BLOCK_B], float("-inf"), tl.float32)
     place_B = partial_ptr + row_B
     for _ in range(slices):
         part_max_B = tl.load(place_B, mask=is_row_B, other=0.0)
-        part_l_B = tl.load(place_B + rows, mask=is_row_B, other=1.0)  # so that log finds no 0
+        part_l_B = tl.load(place_B + rows, mask=is_row_B, other=0.0)
         part_s1_B = tl.load(place_B + 2 * rows, mask=is_row_B, other=0.0)
         part_s2_B = tl.load(place_B + 3 * rows, mask=is_row_B, other=0.0)
-        z_target_B += tl.load(place_B + 4 * rows, mask=is_row_B, other=0.0)
+        z_target_B = tl.maximum(z_target_B, tl.load(place_B + 4 * rows, mask=is_row_B, other=0.0))
         new_max_B = tl.maximum(max_B, part_max_B)
         shift_B = tl.where(new_max_B == float("-inf"), 0.0, new_max_B)
         d_B = tl.maximum(max_B - shift_B, -200.0)
@@ -131,57 +139,54 @@ def _merge_kernel(
         l_B = a_B * l_B + b_B * part_l_B
         max_B = new_max_B
         place_B += 5 * rows
-    is_ignored_B = tl.load(targets_ptr + row_B, mask=is_row_B, other=-100) == -100
-    log_l_B = tl.log(l_B)
-    shifted_B = s1_B / l_B
-    variance_B = s2_B / l_B - shifted_B * shifted_B
-    # A comparison rather than a maximum, so that NaN stays NaN.
-    variance_B = tl.where(variance_B < 0.0, 0.0, variance_B)
     place_B = out_ptr + row_B
-    tl.store(place_B, tl.where(is_ignored_B, 0.0, z_target_B - max_B - log_l_B), mask=is_row_B)
-    tl.store(place_B + rows, max_B + log_l_B, mask=is_row_B)
-    tl.store(place_B + 2 * rows, tl.where(is_ignored_B, 0.0, shifted_B - log_l_B), mask=is_row_B)
-    tl.store(place_B + 3 * rows, tl.where(is_ignored_B, 0.0, variance_B), mask=is_row_B)
+    tl.store(place_B, max_B, mask=is_row_B)
+    tl.store(place_B + rows, l_B, mask=is_row_B)
+    tl.store(place_B + 2 * rows, s1_B, mask=is_row_B)
+    tl.store(place_B + 3 * rows, s2_B, mask=is_row_B)
+    tl.store(place_B + 4 * rows, z_target_B, mask=is_row_B)
 
 
-def logprob_moments_triton(
-    hidden_MH: Tensor, shards: tuple[Tensor, ...], targets_M: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """log_prob, logsumexp, mean and variance of log p, fp32 [M]; arguments as checked by `logprob_moments`."""
+def sums_by_triton(hidden_MH: Tensor, shards: tuple[Tensor, ...], targets_M: Tensor, logits: Logits) -> Tensor:
+    """Maximum, sums and target's logit as in `MomentState.sums_5M`, but fp32; `targets_M` count from the first word."""
     rows, width = hidden_MH.shape
-    out = hidden_MH.new_empty((4, rows), dtype=torch.float32)
-    if rows:
-        hidden_MH, targets_M = _unit_stride(hidden_MH), targets_M.contiguous()
-        shards = tuple(_unit_stride(shard_KH) for shard_KH in shards if shard_KH.shape[0])
-        counts = [triton.cdiv(shard_KH.shape[0], _SLICE_WORDS) for shard_KH in shards]
-        partial = hidden_MH.new_empty((sum(counts), 5, rows), dtype=torch.float32)
-        first_word = first_slice = 0
-        for shard_KH, count in zip(shards, counts, strict=True):
-            _partial_kernel[(triton.cdiv(rows, _BLOCK_B), count)](
-                hidden_MH,
-                shard_KH,
-                targets_M,
-                partial,
-                first_word,
-                first_slice,
-                rows,
-                shard_KH.shape[0],
-                width,
-                hidden_MH.stride(0),
-                shard_KH.stride(0),
-                SLICE_WORDS=_SLICE_WORDS,
-                BLOCK_B=_BLOCK_B,
-                BLOCK_T=_BLOCK_T,
-                BLOCK_C=_BLOCK_C,
-                INTERPRET=os.environ.get("TRITON_INTERPRET") == "1",
-                enable_fp_fusion=False,
-            )
-            first_word += shard_KH.shape[0]
-            first_slice += count
-        _merge_kernel[(triton.cdiv(rows, _MERGE_B),)](
-            partial, targets_M, out, rows, sum(counts), BLOCK_B=_MERGE_B, enable_fp_fusion=False
+    shards = tuple(_unit_stride(shard_KH) for shard_KH in shards if shard_KH.shape[0])
+    out_5M = hidden_MH.new_empty((5, rows), dtype=torch.float32)
+    if not rows or not shards:
+        return no_words(rows).to(out_5M)
+    hidden_MH, targets_M = _unit_stride(hidden_MH), targets_M.contiguous()
+    counts = [triton.cdiv(shard_KH.shape[0], _SLICE_WORDS) for shard_KH in shards]
+    partial = hidden_MH.new_empty((sum(counts), 5, rows), dtype=torch.float32)
+    first_word = first_slice = 0
+    for shard_KH, count in zip(shards, counts, strict=True):
+        _partial_kernel[(triton.cdiv(rows, _BLOCK_B), count)](
+            hidden_MH,
+            shard_KH,
+            targets_M,
+            partial,
+            first_word,
+            first_slice,
+            rows,
+            shard_KH.shape[0],
+            width,
+            hidden_MH.stride(0),
+            shard_KH.stride(0),
+            logits.before_cap,
+            logits.after_cap,
+            HAS_CAP=logits.softcap > 0.0,
+            SLICE_WORDS=_SLICE_WORDS,
+            BLOCK_B=_BLOCK_B,
+            BLOCK_T=_BLOCK_T,
+            BLOCK_C=_BLOCK_C,
+            INTERPRET=os.environ.get("TRITON_INTERPRET") == "1",
+            enable_fp_fusion=False,
         )
-    return out[0], out[1], out[2], out[3]
+        first_word += shard_KH.shape[0]
+        first_slice += count
+    _merge_kernel[(triton.cdiv(rows, _MERGE_B),)](
+        partial, out_5M, rows, sum(counts), BLOCK_B=_MERGE_B, enable_fp_fusion=False
+    )
+    return out_5M
 
 
 def _unit_stride(tensor: Tensor) -> Tensor:

@@ -9,11 +9,20 @@ from torch import Tensor
 
 
 def logprob_moments_reference(
-    hidden_MH: Tensor, head: Tensor | Sequence[Tensor], targets_M: Tensor
+    hidden_MH: Tensor,
+    head: Tensor | Sequence[Tensor],
+    targets_M: Tensor,
+    *,
+    scale: float = 1.0,
+    softcap: float = 0.0,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """log_prob, logsumexp, mean and variance of log p, float64 [M]; ignored rows (-100) are 0 but in logsumexp."""
     head_VH = head if isinstance(head, Tensor) else torch.cat(tuple(head))
-    logits_MV = hidden_MH.double() @ head_VH.double().T
+    logits_MV = scale * (hidden_MH.double() @ head_VH.double().T)
+    if softcap:
+        logits_MV = softcap * (logits_MV / softcap).tanh()
+    logits_MV = logits_MV / temperature
     logsumexp_M = logits_MV.logsumexp(1)
     log_p_MV = logits_MV - logsumexp_M[:, None]
     p_MV = log_p_MV.exp()

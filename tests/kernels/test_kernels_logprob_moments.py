@@ -5,11 +5,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from kernels.logprob_moments import logprob_moments
+from kernels.cpu_lanes import in_lanes
+from kernels.logprob_moments import LogprobMoments, MomentState, finish, logprob_moments, merge, moment_state
 from kernels.reference.logprob_moments import logprob_moments_reference
 
 ATOL = {torch.float32: 2e-5, torch.bfloat16: 2e-5, torch.float16: 2e-5}
@@ -39,6 +43,137 @@ def test_it_agrees_with_the_float64_reference(
     ):
         assert found.dtype == torch.float32
         assert torch.allclose(found.double(), expected, rtol=1e-5, atol=ATOL[dtype])
+
+
+def same(one: LogprobMoments, other: LogprobMoments, rows: slice = slice(None)) -> bool:
+    return all(torch.equal(left[rows], right[rows]) for left, right in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"scale": 0.3}, {"softcap": 2.0}, {"temperature": 1.7}, {"scale": 2, "softcap": 5, "temperature": 0.6}]
+)
+def test_scale_cap_and_temperature_are_those_of_the_reference(numbers: dict[str, float]) -> None:
+    hidden, head, targets = problem(33, 20, (600, 5), torch.float32)
+    for found, expected in zip(
+        logprob_moments(hidden, head, targets, **numbers),
+        logprob_moments_reference(hidden, head, targets, **numbers),
+        strict=True,
+    ):
+        assert torch.allclose(found.double(), expected, rtol=1e-5, atol=2e-5)
+
+
+@given(
+    words=st.lists(st.sampled_from([0, 1, 15, 16, 17, 511, 512, 513]), min_size=1, max_size=5), rows=st.integers(1, 20)
+)
+@settings(max_examples=20, deadline=None)
+def test_parts_of_the_vocabulary_merge_to_the_whole_however_it_is_split(words: list[int], rows: int) -> None:
+    assume(sum(words) > 0)
+    hidden, head, targets = problem(rows, 8, tuple(words), torch.float32)
+    targets[0] = -100
+    states = [moment_state(hidden, shard, targets, first_word=sum(words[:place])) for place, shard in enumerate(head)]
+    whole = logprob_moments(hidden, head, targets)
+    merged = finish(merge(states), targets)
+    assert all(torch.allclose(one, other, rtol=1e-6, atol=1e-6) for one, other in zip(merged, whole, strict=True))
+    assert same(finish(merge(states), targets), merged)
+    pairwise = states[0]
+    for state in states[1:]:
+        pairwise = merge([pairwise, state])
+    gap = (pairwise.sums_5M - merge(states).sums_5M).nan_to_num(0.0).abs()
+    assert float(gap.max()) < 1e-9
+
+
+def test_parts_that_overlap_or_leave_a_gap_are_refused() -> None:
+    def part(first: int, end: int, rows: int = 2) -> MomentState:
+        return MomentState(torch.zeros(5, rows, dtype=torch.float64), first, end)
+
+    with pytest.raises(ValueError, match=r"states\[1\] begins at word 4, expected 5: words overlap"):
+        merge([part(0, 5), part(4, 9)])
+    with pytest.raises(ValueError, match=r"states\[1\] begins at word 6, expected 5: words are missing"):
+        merge([part(0, 5), part(6, 9)])
+    with pytest.raises(ValueError, match=r"states\[1\] must be \[5, 2\] like the first, got \[5, 3\]"):
+        merge([part(0, 5), part(5, 9, 3)])
+    with pytest.raises(ValueError, match="at least one state"):
+        merge([])
+    with pytest.raises(ValueError, match="words 0 to the last one, got words 5 to 8"):
+        finish(part(5, 9), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"targets must be \[2\], got \[3\]"):
+        finish(part(0, 9), torch.zeros(3, dtype=torch.int64))
+
+
+def test_a_row_that_is_not_finite_is_nan_and_its_neighbours_are_untouched() -> None:
+    hidden, head, targets = problem(6, 8, (40,), torch.float32)
+    clean = logprob_moments(hidden, head, targets)
+    hidden[1, 0], hidden[3, 2], hidden[4, 0] = torch.nan, torch.inf, -torch.inf
+    found = logprob_moments(hidden, head, targets)
+    assert all(bool(values[[1, 3, 4]].isnan().all()) for values in found)
+    assert all(torch.equal(one[[0, 2, 5]], other[[0, 2, 5]]) for one, other in zip(found, clean, strict=True))
+
+
+@pytest.mark.parametrize("width", [768, 769, 2048])
+def test_wide_rows_have_the_same_bytes_in_any_company(width: int) -> None:
+    hidden, head, targets = problem(130, width, (530, 1), torch.float32, 0.05)
+    whole = logprob_moments(hidden, head, targets)
+    for rows in (1, 17, 129):
+        assert same(logprob_moments(hidden[:rows], head, targets[:rows]), whole, slice(rows))
+    last = logprob_moments(hidden[100:], head, targets[100:])
+    assert all(torch.equal(one, other[100:]) for one, other in zip(last, whole, strict=True))
+
+
+def test_strides_do_not_matter() -> None:
+    hidden, (head,), targets = problem(20, 24, (70,), torch.float32)
+    wide = torch.full((20, 48), torch.nan)
+    wide[:, ::2] = hidden
+    found = logprob_moments(wide[:, ::2], head.T.contiguous().T, targets.repeat_interleave(2)[::2])
+    expected = logprob_moments(hidden, head, targets)
+    assert all(torch.allclose(one, other, rtol=1e-6, atol=1e-6) for one, other in zip(found, expected, strict=True))
+
+
+def test_every_element_of_the_result_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, head, targets = problem(37, 8, (520, 3), torch.bfloat16)
+    expected = logprob_moments(hidden, head, targets)
+    empty, new_empty = torch.empty, torch.Tensor.new_empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *a, **k: new_empty(self, *a, **k).fill_(torch.nan))
+    assert same(logprob_moments(hidden, head, targets), expected)
+
+
+@pytest.mark.parametrize("op", [torch.ops.deepshard.logprob_moments, torch.ops.deepshard.moment_state])
+def test_the_operators_are_what_they_say_to_the_compiler(op: Any) -> None:
+    hidden, head, targets = problem(5, 8, (20, 3), torch.float32)
+    torch.library.opcheck(op.default, (hidden, head, targets, 1.0, 0.0, 1.0))
+    torch.library.opcheck(op.default, (hidden.bfloat16(), head[:1], targets % 20, 0.5, 3.0, 2.0))
+
+
+def test_a_call_is_compiled_and_exported_as_one_node() -> None:
+    class Score(torch.nn.Module):
+        def forward(self, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            moments = logprob_moments(hidden * 2, (head[:9], head[9:]), targets, softcap=4.0)
+            return moments.log_prob + moments.variance
+
+    hidden, (head,), targets = problem(6, 8, (20,), torch.float32)
+    expected = Score()(hidden, head, targets)
+    compiled = torch.compile(Score(), backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(hidden, head, targets), expected)
+    exported = torch.export.export(Score(), (hidden, head, targets))
+    assert torch.equal(exported.module()(hidden, head, targets), expected)
+    assert "deepshard.logprob_moments" in str(exported.graph)
+
+
+def test_lanes_keep_order_and_pass_errors_on() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert in_lanes(lambda item: (item, torch.get_num_threads()), range(5)) == [(item, 1) for item in range(5)]
+        assert in_lanes(lambda item: in_lanes(lambda inner: item + inner, range(3)), range(3)) == [
+            [0, 1, 2],
+            [1, 2, 3],
+            [2, 3, 4],
+        ]
+        with pytest.raises(ZeroDivisionError):
+            in_lanes(lambda item: 1 // item, [1, 0, 1])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 3.0], ids=["near-uniform", "peaked"])
@@ -110,6 +245,19 @@ def test_wrong_arguments_are_named(change: dict[str, torch.Tensor], message: str
         logprob_moments(arguments["hidden"], arguments["head"], arguments["targets"])
 
 
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"scale": float("nan")}, "scale must be finite, got nan"),
+        ({"softcap": -1.0}, "softcap must be finite and 0 .* or more, got -1.0"),
+        ({"temperature": 0.0}, "temperature must be finite and above 0, got 0.0"),
+    ],
+)
+def test_wrong_numbers_are_named(numbers: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        logprob_moments(torch.zeros(2, 4), torch.zeros(5, 4), torch.zeros(2, dtype=torch.int64), **numbers)
+
+
 def test_no_rows_give_no_results() -> None:
     found = logprob_moments(torch.zeros(0, 4), torch.zeros(5, 4), torch.zeros(0, dtype=torch.int64))
     assert [tuple(value.shape) for value in found] == [(0,)] * 4
@@ -124,7 +272,7 @@ def test_the_triton_kernel_agrees_under_its_interpreter() -> None:
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["agrees"] * 5 + ["repeats"]
+    assert done.stdout.split() == ["agrees"] * 7 + ["repeats", "merges"]
 
 
 def test_transformers_believes_the_hub_package_of_this_name_absent() -> None:

@@ -1,0 +1,154 @@
+"""CPU path of `logprob_moments`: tiles of logits that stay in a core's cache, and a merge in float64.
+
+For a block of rows and a tile of words the logits are one matrix product. The tile's own maximum m shifts them, and its
+sums of 1, c and c^2 under weights exp(c), c = z - m, go to the tile's place in a table. Tiles know nothing of each
+other, and the merge takes a row's tiles in float64, in their order: the split-V reduction of the Triton kernel.
+
+A row's result is the same bytes whatever rows it is computed with, at any number of threads. Two things see to that:
+blocks are padded to a multiple of 16 rows, and products over more than 768 columns are added up from panels, because
+the matrix library takes other orders of summation for fewer rows and splits longer sums by the shape of the whole.
+
+Cost per logit: 2 H operations of the product, and 10 passes over a tile in the second-level cache.
+
+Shape suffixes: M rows, B rows of a block, H hidden width, T words of a tile, S sums of a tile, N tiles, R some
+rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from kernels.cpu_lanes import in_lanes
+from kernels.moment_state import Logits, merge_sums, no_words
+
+_BLOCK_ROWS: Final = 1024
+_TILE_WORDS: Final = 512
+_CHUNK_ROWS: Final = 256
+"""Rows of a product that are reduced at once, so that the passes find them in the cache; products want more rows."""
+_ROW_MULTIPLE: Final = 16
+_WORD_MULTIPLE: Final = 16
+_PANEL_COLUMNS: Final = 768
+_EXPONENT_FLOOR: Final = -87.0
+"""exp of it is the least power that isn't a denormal number, on which arithmetic is a hundred times slower."""
+_LOWEST: Final = -3e38
+
+
+def sums_on_cpu(hidden_MH: Tensor, shards: tuple[Tensor, ...], targets_M: Tensor, logits: Logits) -> Tensor:
+    """float64 [5, M], as in `MomentState.sums_5M`; `targets_M` count from the first word of the first shard."""
+    rows = hidden_MH.shape[0]
+    if not rows or not sum(len(shard_KH) for shard_KH in shards):
+        return no_words(rows)
+    sums_5M = hidden_MH.new_empty((5, rows), dtype=torch.float64)
+    lanes = max(1, torch.get_num_threads())
+    even = -(-rows // lanes)
+    size = min(_BLOCK_ROWS, even + -even % _ROW_MULTIPLE)
+
+    def fill(start: int) -> None:
+        part = slice(start, min(start + size, rows))
+        sums_5M[:, part] = _block(hidden_MH[part], shards, targets_M[part], logits)
+
+    in_lanes(fill, range(0, rows, size))
+    return sums_5M
+
+
+def _block(hidden_MH: Tensor, shards: tuple[Tensor, ...], targets_M: Tensor, logits: Logits) -> Tensor:
+    rows, width = hidden_MH.shape
+    size = rows + -rows % _ROW_MULTIPLE
+    hidden_BH = hidden_MH.new_zeros((size, width), dtype=torch.float32)
+    hidden_BH[:rows] = hidden_MH
+    if logits.before_cap != 1.0:
+        hidden_BH *= logits.before_cap
+    panels = [hidden_BH[:, start : start + _PANEL_COLUMNS] for start in range(0, max(width, 1), _PANEL_COLUMNS)]
+    tiles = [(first, tile_TH) for first, tile_TH in _tiles(shards)]
+    table_SNB = hidden_BH.new_empty((4, len(tiles), size))
+    target_B = hidden_BH.new_full((size,), -torch.inf)
+    order_M = targets_M.argsort(stable=True)
+    edges = torch.tensor([first for first, _ in tiles] + [sum(len(shard_KH) for shard_KH in shards)])
+    places = torch.searchsorted(targets_M[order_M], edges).tolist()
+    head_tile = hidden_BH.new_empty(_TILE_WORDS * width)
+    buffers = _Buffers(size)
+    for number, (first, stored_TH) in enumerate(tiles):
+        z_BT, chunks = buffers.of(max(len(stored_TH), _WORD_MULTIPLE))
+        _product(panels, _in_fp32(stored_TH, head_tile), z_BT)
+        if logits.softcap:
+            z_BT.tanh_().mul_(logits.after_cap)
+        if len(stored_TH) < _WORD_MULTIPLE:
+            z_BT[:, len(stored_TH) :] = -torch.inf
+        begin, end = places[number], places[number + 1]
+        if begin < end:
+            row_R = order_M[begin:end]
+            target_B[row_R] = z_BT[row_R, targets_M[row_R] - first]
+        for arguments in chunks:
+            _reduce(*arguments)
+        table_SNB[:, number] = buffers.sums_SB
+    sums_5B = hidden_BH.new_empty((5, size), dtype=torch.float64)
+    for start in range(0, size, _CHUNK_ROWS):
+        chunk = slice(start, start + _CHUNK_ROWS)
+        sums_5B[:4, chunk] = merge_sums(table_SNB[..., chunk].mT.double())
+    sums_5B[4] = target_B
+    return sums_5B[:, :rows]
+
+
+class _Buffers:
+    """Memory of one block, cut into views once: making a view takes as long as a pass over a small tile."""
+
+    def __init__(self, rows: int) -> None:
+        self.sums_SB = torch.empty((4, rows))
+        self._logits = torch.empty(rows * _TILE_WORDS)
+        self._weights = torch.empty(_CHUNK_ROWS * _TILE_WORDS)
+        self._views: dict[int, tuple[Tensor, list[tuple[Tensor, ...]]]] = {}
+
+    def of(self, words: int) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        """The logits of a tile, and for each chunk of its rows the arguments of `_reduce`."""
+        if words not in self._views:
+            z_BT = self._logits[: self.sums_SB.shape[1] * words].view(-1, words)
+            chunks = zip(torch.split(z_BT, _CHUNK_ROWS), torch.split(self.sums_SB, _CHUNK_ROWS, 1), strict=True)
+            self._views[words] = (
+                z_BT,
+                [(c_BT, self._weights[: c_BT.numel()].view_as(c_BT), *out_SB) for c_BT, out_SB in chunks],
+            )
+        return self._views[words]
+
+
+def _reduce(c_BT: Tensor, p_BT: Tensor, max_B: Tensor, l_B: Tensor, s1_B: Tensor, s2_B: Tensor) -> None:
+    """Maximum and sums of a tile's rows; the logits are overwritten."""
+    torch.amax(c_BT, 1, out=max_B)
+    c_BT.sub_(max_B.clamp(min=_LOWEST)[:, None]).clamp_(min=_EXPONENT_FLOOR)
+    torch.exp(c_BT, out=p_BT)
+    torch.sum(p_BT, 1, out=l_B)
+    torch.sum(p_BT.mul_(c_BT), 1, out=s1_B)
+    torch.sum(p_BT.mul_(c_BT), 1, out=s2_B)
+
+
+def _in_fp32(tile_TH: Tensor, buffer: Tensor) -> Tensor:
+    """The tile itself, or in the buffer: converted, and with zeros up to the number of words of the least product."""
+    words, width = tile_TH.shape
+    if words >= _WORD_MULTIPLE and tile_TH.dtype == torch.float32:
+        return tile_TH
+    copy_TH = buffer[: max(words, _WORD_MULTIPLE) * width].view(-1, width)
+    copy_TH[:words] = tile_TH
+    copy_TH[words:] = 0.0
+    return copy_TH
+
+
+def _product(panels: list[Tensor], tile_TH: Tensor, out_BT: Tensor) -> None:
+    start = 0
+    for panel_BC in panels:
+        part_TC = tile_TH[:, start : start + panel_BC.shape[1]]
+        if start:
+            torch.addmm(out_BT, panel_BC, part_TC.T, out=out_BT)
+        else:
+            torch.mm(panel_BC, part_TC.T, out=out_BT)
+        start += panel_BC.shape[1]
+
+
+def _tiles(shards: tuple[Tensor, ...]) -> Iterator[tuple[int, Tensor]]:
+    first_word = 0
+    for shard_KH in shards:
+        for start in range(0, shard_KH.shape[0], _TILE_WORDS):
+            yield first_word + start, shard_KH[start : start + _TILE_WORDS]
+        first_word += shard_KH.shape[0]
