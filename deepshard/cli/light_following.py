@@ -10,10 +10,13 @@ from typing import Any
 
 import trio
 
-from deepshard.cli.light_home import LightHome, open_home
+from deepshard.cli.light_home import LightHome, evidence_folder, open_home
 from deepshard.cli.light_session import LightSession, exit_codes
 from deepshard.cli.light_view import View, open_view, verified
+from deepshard.consensus.light_attack import blame, evidence_of
 from deepshard.consensus.light_events import Attacked, Effect, Mismatch, Trusted, Unwitnessed
+from deepshard.disk.evidence import EvidenceFolder
+from deepshard.primitives import format_address
 
 
 def follow_chain(
@@ -41,7 +44,7 @@ def follow_chain(
             home,
             trust=trust,
             needs_witness=needs_witness,
-            heard=lambda effect: _show(shown[0], effect),
+            heard=lambda effect: _show(shown[0], home.evidence, effect),
             linked=lambda count: _say_linked(shown[0], count),
         )
         view = open_view(f"{chain_id}, verified from peers", as_json=as_json, live=not once)
@@ -94,7 +97,7 @@ def ask_once(
 
 @contextmanager
 def _opened(folder: Path, genesis: Path | None, peers: tuple[str, ...]) -> Iterator[LightHome]:
-    with exit_codes():
+    with exit_codes(evidence_folder(folder)):
         home = open_home(folder, genesis=genesis, peers=peers)
         try:
             yield home
@@ -102,7 +105,7 @@ def _opened(folder: Path, genesis: Path | None, peers: tuple[str, ...]) -> Itera
             home.close()
 
 
-def _show(view: View, effect: Effect) -> None:
+def _show(view: View, folder: EvidenceFolder, effect: Effect) -> None:
     match effect:
         case Trusted():
             for one in verified(effect):
@@ -112,11 +115,20 @@ def _show(view: View, effect: Effect) -> None:
             view.say("unwitnessed", text, {"height": height})
         case Mismatch(error=error):
             view.say("other-block", str(error), {"height": error.height, "shown": error.shown.hex()})
-        case Attacked(attack=attack):
-            header = attack.first.header
-            ids = [header.block_id().hex(), attack.second.header.block_id().hex()]
-            text = f"two signed histories part after height {attack.common_height}: at {header.height}, {ids}"
-            view.say("attack", text, {"height": header.height, "ids": ids, "common_height": attack.common_height})
+        case Attacked(attack=attack, witness=witness):
+            evidence = evidence_of(attack)
+            found = blame(evidence, attack.chain_id)
+            height = attack.first.header.height
+            facts = {
+                "height": height,
+                "common_height": attack.common_height,
+                "block_ids": [one.header.block_id().hex() for one in (evidence.first, evidence.second)],
+                "signers": [[format_address(address) for address in signers] for signers in found.signers],
+                "convicted": [format_address(address) for address in found.convicted],
+                "witness": witness.hex(),
+                "evidence": str(folder.path_of(evidence)),
+            }
+            view.say("attack", f"two signed histories: at height {height} peers show two different blocks", facts)
         case _:
             pass
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from deepshard.disk.evidence import EvidenceFolder
 from deepshard.disk.journal import Journal
 from deepshard.encoding import Record, decode, encode
 from deepshard.errors import DiskCorruption, LocalError, MalformedMessage, OversizedMessage, UsageError
@@ -30,11 +31,12 @@ class Followed(Record, frozen=True):
 
 @dataclass(frozen=True)
 class LightHome:
-    """An open home; `journal` keeps what is trusted."""
+    """An open home; `journal` keeps what is trusted, `evidence` what proves attacks."""
 
     folder: Path
     journal: Journal
     followed: Followed
+    evidence: EvidenceFolder
 
     def close(self) -> None:
         """Let another process have it."""
@@ -57,10 +59,15 @@ def open_home(folder: Path, *, genesis: Path | None, peers: tuple[str, ...]) -> 
     path = folder / FILE_NAME
     journal = _open(path)
     try:
-        return LightHome(folder, journal, _settle(journal, path, given, peers))
+        return LightHome(folder, journal, _settle(journal, path, given, peers), evidence_folder(folder))
     except (LocalError, UsageError):
         journal.close()
         raise
+
+
+def evidence_folder(folder: Path) -> EvidenceFolder:
+    """Where evidence lies in a home."""
+    return EvidenceFolder(folder / "evidence")
 
 
 def damaged(path: Path, finding: str) -> DiskCorruption:

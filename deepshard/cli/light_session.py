@@ -18,14 +18,19 @@ from deepshard.cli.exits import ATTACKED, TRUST_EXPIRED, UNREACHABLE, CommandFai
 from deepshard.cli.light_home import FILE_NAME, LightHome, damaged
 from deepshard.cli.light_view import short
 from deepshard.consensus.light import TrustExpired
-from deepshard.consensus.light_events import Effect, Mismatch
+from deepshard.consensus.light_attack import blame, evidence_of
+from deepshard.consensus.light_events import Effect, LightAttack, Mismatch
+from deepshard.disk.evidence import EvidenceFolder
 from deepshard.errors import DeepshardError, LocalError, MalformedMessage, OversizedMessage
 from deepshard.identity import SecretKey
 from deepshard.net.network import Network
 from deepshard.net.types import PeerDown, Received
+from deepshard.primitives import format_address
 from deepshard.services.light import LightAttackDetected, LightClient
 from deepshard.wire.messages import Status
 
+REPORT_S: Final = 0.5
+"""For the report of an attack to leave on all links, before they are closed."""
 GATHER_S: Final = 1.0
 """How long other peers are waited for after the first."""
 
@@ -108,6 +113,7 @@ class LightSession:
                 trust=trust,
                 needs_witness=needs_witness,
                 heard=self._heard,
+                evidence=home.evidence,
             )
         except (MalformedMessage, OversizedMessage) as error:
             raise damaged(path, f"{path}: {error}") from error
@@ -124,7 +130,11 @@ class LightSession:
             await nursery.start(self._network.run)
             nursery.start_soon(self._listen)
             nursery.start_soon(self.client.run)
-            yield
+            try:
+                yield
+            except LightAttackDetected:
+                await trio.sleep(REPORT_S)
+                raise
             nursery.cancel_scope.cancel()
 
     async def level(self, patience_s: float) -> None:
@@ -235,7 +245,7 @@ def is_level(height: int, claims: Collection[int]) -> bool:
 
 
 @contextmanager
-def exit_codes() -> Iterator[None]:
+def exit_codes(evidence: EvidenceFolder) -> Iterator[None]:
     """Take errors out of their groups, and give those of light clients their exit codes.
 
     Raises:
@@ -249,7 +259,7 @@ def exit_codes() -> Iterator[None]:
         if isinstance(error, TrustExpired):
             raise CommandFailed(str(error), TRUST_EXPIRED) from None
         if isinstance(error, LightAttackDetected):
-            raise CommandFailed(str(error), ATTACKED) from None
+            raise CommandFailed(f"{error}. {attack_text(error.attack, evidence)}", ATTACKED) from None
         raise error from None
 
 
@@ -266,6 +276,23 @@ def proving() -> Iterator[None]:
         raise
     except LocalError as error:
         raise CommandFailed(str(error), UNREACHABLE) from error
+
+
+def attack_text(attack: LightAttack, folder: EvidenceFolder) -> str:
+    """Who is to blame for an attack, and where the evidence is."""
+    evidence = evidence_of(attack)
+    found = blame(evidence, attack.chain_id)
+    path = folder.path_of(evidence)
+    kept = f"The evidence is in {path}: `deepshard evidence verify {path} --chain {attack.chain_id}`"
+    if found.convicted:
+        guilty = ", ".join(format_address(address) for address in found.convicted)
+        return f"Guilty beyond doubt, since they signed both: {guilty}. {kept}"
+    sides = zip((evidence.first, evidence.second), found.signers, strict=True)
+    lists = (
+        f"of {short(one.header.block_id())}: {', '.join(format_address(address) for address in signers)}"
+        for one, signers in sides
+    )
+    return f"Nobody signed both in one round; the signers {' and '.join(lists)}. Some of one side are guilty. {kept}"
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -40,6 +40,7 @@ from deepshard.wire.messages import (
     BlocksRequest,
     HaveRequest,
     HeadersRequest,
+    LightAttackReport,
     Message,
     Peers,
     Priority,
@@ -64,6 +65,7 @@ RATES: Final = {
     RangeRequest.KIND: Rate(per_s=2000, burst=4000),
     SnapshotsRequest.KIND: Rate(per_s=5, burst=32),
     SnapshotChunkRequest.KIND: Rate(per_s=50, burst=100),
+    LightAttackReport.KIND: Rate(per_s=1, burst=16),
 }
 """What one peer may ask for; the rest shares `gossip.rates.DEFAULT_RATE`."""
 

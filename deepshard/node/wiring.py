@@ -8,9 +8,11 @@ from pathlib import Path
 
 from deepshard.actors import Supervisor
 from deepshard.compute.client import ComputeClient
+from deepshard.consensus.light import TRUSTING_PERIOD_MS
 from deepshard.consensus.types import Block, CommitCertificate
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.chunks import ChunkStore
+from deepshard.disk.evidence import EvidenceFolder
 from deepshard.disk.journal import Journal
 from deepshard.encoding import decode
 from deepshard.errors import UsageError
@@ -24,6 +26,7 @@ from deepshard.net.types import NetworkEvent
 from deepshard.node.backend import NodeBackend
 from deepshard.node.settings import Settings
 from deepshard.primitives import parse_amount, parse_block_reference, tagged_hash
+from deepshard.services.attack_reports import AttackReports
 from deepshard.services.attendance import Attendance
 from deepshard.services.catching_up import SnapshotPolicy
 from deepshard.services.chain import ChainService
@@ -31,7 +34,8 @@ from deepshard.services.curator import Curator
 from deepshard.services.executor import snapshot_interval
 from deepshard.services.inference import Inference
 from deepshard.services.keeper import Keeper
-from deepshard.services.light import LightClient, LightServer
+from deepshard.services.light import LightClient
+from deepshard.services.light_server import LightServer
 from deepshard.services.pacing import Pacing
 from deepshard.services.router import Put, Router
 from deepshard.services.scorer import Scorer
@@ -77,6 +81,7 @@ _LIGHT_KINDS: tuple[type[wire.Message], ...] = (
     wire.Status,
     wire.Headers,
     wire.ProofReply,
+    wire.LightAttackReport,
     wire.Transactions,
     wire.Votes,
     wire.ProofOfLock,
@@ -120,6 +125,8 @@ class Node:
         self.chunks = ChunkStore(home / "chunks")
         self._journal = Journal(home / "journal.sqlite")
         self._supervisor = Supervisor()
+        evidence = self._evidence = EvidenceFolder(home / "evidence")
+        self._now_ms = now_ms
         self._store: ChainStore | None = None
         self._view: ChainView | None = None
         self._light: LightClient | None = None
@@ -136,6 +143,7 @@ class Node:
         if roles == ("inference",):
             self._light = LightClient(
                 genesis=genesis,
+                evidence=evidence,
                 network=self.network,
                 journal=self._journal,
                 now_ms=now_ms,
@@ -204,6 +212,16 @@ class Node:
             interval = snapshot_interval(self._genesis.params)
             snapshots = SnapshotServer(view=self._view, store=self._store, network=self.network, interval=interval)
             routes |= dict.fromkeys(_SNAPSHOT_REQUESTS, _narrow(snapshots.mailbox.put))
+            reports = AttackReports(
+                genesis=self._genesis,
+                store=self._store,
+                network=self.network,
+                evidence=self._evidence,
+                trusting_period_ms=TRUSTING_PERIOD_MS,
+                now_ms=self._now_ms,
+            )
+            routes[wire.LightAttackReport] = _narrow(reports.mailbox.put)
+            self._supervisor.add("attack-reports", reports.run)
             self._supervisor.add("light-server", server.run)
             self._supervisor.add("snapshot-server", snapshots.run)
         if self._light is not None:

@@ -1,4 +1,4 @@
-"""The light client: follows certified headers and reads the state by Merkle proof; and the full node's other half.
+"""The light client: follows certified headers and reads the state by Merkle proof.
 
 A light node asks any full peer and trusts none: a header counts when its commit certificate does and other peers show
 the same, a record when its proof leads to a certified state root.
@@ -16,6 +16,7 @@ import trio
 
 from deepshard.actors import Mailbox, Reply
 from deepshard.consensus.light import TRUSTING_PERIOD_MS, InvalidLightBlock, LightState, trust_genesis
+from deepshard.consensus.light_attack import blame, evidence_of
 from deepshard.consensus.light_client import LightClientCore
 from deepshard.consensus.light_events import (
     AskHeaders,
@@ -36,8 +37,7 @@ from deepshard.consensus.light_events import (
     Trusted,
     Unwitnessed,
 )
-from deepshard.consensus.types import Block, Header
-from deepshard.disk.chain import ChainStore
+from deepshard.consensus.types import Header
 from deepshard.encoding import decode, encode
 from deepshard.errors import LocalError, RemoteError
 from deepshard.ledger.genesis import genesis_state
@@ -45,11 +45,19 @@ from deepshard.ledger.keys import account_key, chain_key, licence_key, model_key
 from deepshard.ledger.params import Genesis
 from deepshard.ledger.records import Account, Chain, Licence, ModelVersion
 from deepshard.ledger.trie import Proof, verify_proof
-from deepshard.limits import BLOCK_BYTES_MAX, BODY_BYTES_MAX
 from deepshard.net.types import NetworkPort, PeerDown, PeerInfo, PeerUp, Received
+from deepshard.primitives import format_address
+from deepshard.services.attack_reports import EvidenceKeeper
 from deepshard.services.executor import validators_of
-from deepshard.services.view import ChainView
-from deepshard.wire.messages import Headers, HeadersRequest, ProofReply, ProofRequest, Status, Transactions
+from deepshard.wire.messages import (
+    Headers,
+    HeadersRequest,
+    LightAttackReport,
+    ProofReply,
+    ProofRequest,
+    Status,
+    Transactions,
+)
 
 _log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -88,46 +96,6 @@ class TrustKeeper(Protocol):
         ...
 
 
-class LightServer:
-    """Answers light clients from a full node's store and newest state."""
-
-    def __init__(self, *, view: ChainView, store: ChainStore, network: NetworkPort) -> None:
-        self._view = view
-        self._store = store
-        self._network = network
-        self.mailbox: Mailbox[Received] = Mailbox()
-
-    async def run(self) -> None:
-        """Answer until cancelled."""
-        while True:
-            event = await self.mailbox.get()
-            match event.message:
-                case HeadersRequest():
-                    await self._headers(event.peer, event.message)
-                case ProofRequest(request=request, key=key):
-                    state, height = self._view.state, self._view.height
-                    reply = ProofReply(request, height, state.get(key), encode(state.prove(key)))
-                    await self._network.send(event.peer.public_key, reply)
-                case _:
-                    error = RemoteError(f"{type(event.message).__name__} is not a light client's request")
-                    self._network.penalise(event.peer.public_key, error)
-
-    async def _headers(self, peer: PeerInfo, request: HeadersRequest) -> None:
-        headers: list[tuple[bytes, bytes, bytes]] = []
-        size = 0
-        for height in range(max(1, request.from_height), request.from_height + request.count):
-            stored = self._store.block(height)
-            if stored is None:
-                break
-            header = encode(decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX).header)
-            light = (header, stored.certificate, stored.validators)
-            size += sum(map(len, light))
-            if headers and size > BODY_BYTES_MAX // 2:
-                break
-            headers.append(light)
-        await self._network.send(peer.public_key, Headers(request.request, tuple(headers)))
-
-
 @dataclass(slots=True)
 class _Query:
     """A proof that was asked for; `held` is an answer whose header isn't trusted yet."""
@@ -151,6 +119,7 @@ class LightClient:
         trust: tuple[int, bytes] | None = None,
         needs_witness: bool = False,
         heard: Callable[[Effect], None] | None = None,
+        evidence: EvidenceKeeper | None = None,
     ) -> None:
         """Go on from what `journal` holds, unless `trust` names a header (height and block id) that it lacks.
 
@@ -162,12 +131,14 @@ class LightClient:
             trust: see above.
             needs_witness: whether a header waits for a second peer that shows it, or is trusted with a warning.
             heard: told every effect of the core after it was performed; what it raises ends `run`.
+            evidence: keeps what proves an attack.
         """
         self._genesis = genesis
         self._network = network
         self._journal = journal
         self._now_ms = now_ms
         self._heard = heard
+        self._evidence = evidence
         self.mailbox: Mailbox[Received | PeerUp | PeerDown] = Mailbox()
         stored = journal.get(_TRUST_KEY)
         self._core = LightClientCore(
@@ -325,7 +296,7 @@ class LightClient:
             TrustExpired: what is trusted has become too old to go on from.
         """
         if self._core.attack is not None:
-            _log.error("light.attack", **_facts(self._core.attack))
+            self._keep_evidence(self._core.attack)
         while True:
             event: Received | PeerUp | PeerDown | None = None
             with trio.move_on_after(TICK_S):
@@ -341,6 +312,8 @@ class LightClient:
         match event:
             case None:
                 await self._apply(TimePassed())
+            case PeerUp(peer=peer) if self._core.attack is not None:
+                await self._network.send(peer.public_key, _report(self._core.attack))
             case PeerDown(peer=peer):
                 self._peer_heights.pop(peer.public_key, None)
                 await self._apply(PeerGone(peer.public_key))
@@ -381,7 +354,8 @@ class LightClient:
             case Attacked(attack=attack, witness=witness):
                 self._journal.put(_TRUST_KEY, encode(self._core.saved()))
                 self._headers = {h: header for h, header in self._headers.items() if h <= attack.common_height}
-                _log.error("light.attack", witness=witness.hex(), **_facts(attack))
+                self._keep_evidence(attack, witness=witness.hex())
+                self._network.broadcast(_report(attack))
                 self._wake()
             case Unwitnessed(height=height):
                 _log.warning("light.unwitnessed", height=height)
@@ -389,6 +363,10 @@ class LightClient:
                 _log.warning("light.other_header", peer=peer.hex(), error=str(error))
             case Expired(error=error):
                 raise error
+
+    def _keep_evidence(self, attack: LightAttack, **facts: object) -> None:
+        place = None if self._evidence is None else self._evidence.save(evidence_of(attack))
+        _log.error("light.attack", evidence=None if place is None else str(place), **facts, **_facts(attack))
 
     def _learn(self, headers: tuple[Header, ...]) -> None:
         """Keep headers that are trusted now, and look at proofs that waited for one."""
@@ -439,4 +417,10 @@ def _facts(attack: LightAttack) -> dict[str, object]:
         "second": second.block_id().hex(),
         "common_height": attack.common_height,
         "common": attack.common_id.hex(),
+        "convicted": [format_address(one) for one in blame(evidence_of(attack), attack.chain_id).convicted],
     }
+
+
+def _report(attack: LightAttack) -> LightAttackReport:
+    """An attack as peers are told of it."""
+    return LightAttackReport(attack.common_height, attack.common_id, encode(evidence_of(attack)))

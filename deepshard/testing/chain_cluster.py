@@ -12,23 +12,33 @@ from pathlib import Path
 
 import trio
 
+from deepshard.consensus.light import TRUSTING_PERIOD_MS
 from deepshard.disk.chain import ChainStore
+from deepshard.disk.evidence import EvidenceFolder
 from deepshard.disk.journal import Journal
 from deepshard.identity import SecretKey
 from deepshard.ledger.genesis import genesis_state
 from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis
 from deepshard.net.types import NetworkEvent, Received
+from deepshard.services.attack_reports import AttackReports
 from deepshard.services.catching_up import SnapshotPolicy
 from deepshard.services.chain import ChainService
 from deepshard.services.executor import snapshot_interval
-from deepshard.services.light import LightClient, LightServer
+from deepshard.services.light import LightClient
+from deepshard.services.light_server import LightServer
 from deepshard.services.pacing import Pacing
 from deepshard.services.snapshot_server import SnapshotServer
 from deepshard.services.view import ChainView
 from deepshard.services.wallet import Wallet
 from deepshard.testing.memory_network import MemoryNetwork, MemoryPort
-from deepshard.wire.messages import HeadersRequest, ProofRequest, SnapshotChunkRequest, SnapshotsRequest
+from deepshard.wire.messages import (
+    HeadersRequest,
+    LightAttackReport,
+    ProofRequest,
+    SnapshotChunkRequest,
+    SnapshotsRequest,
+)
 
 
 @dataclass(slots=True)
@@ -102,8 +112,16 @@ class ChainCluster:
         server = LightServer(view=view, store=store, network=port)
         interval = snapshot_interval(self.genesis.params)
         snapshot_server = SnapshotServer(view=view, store=store, network=port, interval=interval)
+        reports = AttackReports(
+            genesis=self.genesis,
+            store=store,
+            network=port,
+            evidence=EvidenceFolder(self.folder_of(name) / "evidence"),
+            trusting_period_ms=TRUSTING_PERIOD_MS,
+            now_ms=self.now_ms,
+        )
         self.nodes[name] = node
-        self._nursery.start_soon(self._live, node, server, snapshot_server)
+        self._nursery.start_soon(self._live, node, server, snapshot_server, reports)
         return node
 
     def folder_of(self, name: str) -> Path:
@@ -112,19 +130,23 @@ class ChainCluster:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    async def _live(self, node: FullNode, server: LightServer, snapshots: SnapshotServer) -> None:
+    async def _live(
+        self, node: FullNode, server: LightServer, snapshots: SnapshotServer, reports: AttackReports
+    ) -> None:
         async def route(event: NetworkEvent) -> None:
             if isinstance(event, Received) and isinstance(event.message, HeadersRequest | ProofRequest):
                 await server.mailbox.put(event)
             elif isinstance(event, Received) and isinstance(event.message, SnapshotsRequest | SnapshotChunkRequest):
                 await snapshots.mailbox.put(event)
+            elif isinstance(event, Received) and isinstance(event.message, LightAttackReport):
+                await reports.mailbox.put(event)
             else:
                 await node.chain.mailbox.put(event)
 
         try:
             with node.scope:
                 async with trio.open_nursery() as nursery:
-                    for service in (node.chain.run, node.wallet.run, server.run, snapshots.run):
+                    for service in (node.chain.run, node.wallet.run, server.run, snapshots.run, reports.run):
                         nursery.start_soon(service)
                     nursery.start_soon(node.port.deliver, route)
         finally:
@@ -143,7 +165,13 @@ class ChainCluster:
         """Start a light client, connected to nobody."""
         port = self.network.join(name, roles=("inference",))
         journal = Journal(self._folder / f"{name}.journal")
-        client = LightClient(genesis=self.genesis, network=port, journal=journal, now_ms=self.now_ms)
+        client = LightClient(
+            genesis=self.genesis,
+            network=port,
+            journal=journal,
+            now_ms=self.now_ms,
+            evidence=EvidenceFolder(self._folder / f"{name}.evidence"),
+        )
         wallet = Wallet(key, self.genesis.chain_id, client)
         self._nursery.start_soon(client.run)
         self._nursery.start_soon(wallet.run)

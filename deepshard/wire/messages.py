@@ -14,6 +14,7 @@ from deepshard.encoding import Record
 from deepshard.limits import (
     BLOB_BYTES_MAX,
     BLOCK_BYTES_MAX,
+    EVIDENCE_BYTES_MAX,
     GOSSIP_BACKOFF_S_MAX,
     GOSSIP_IDS_MAX,
     LOCK_PROOF_BYTES_MAX,
@@ -30,6 +31,7 @@ from deepshard.primitives import Count, Digest, Height
 RequestId = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 VoteBytes = Annotated[bytes, msgspec.Meta(max_length=512)]
 LockProofBytes = Annotated[bytes, msgspec.Meta(max_length=LOCK_PROOF_BYTES_MAX)]
+EvidenceBytes = Annotated[bytes, msgspec.Meta(max_length=EVIDENCE_BYTES_MAX)]
 HostPort = Annotated[str, msgspec.Meta(max_length=280)]
 TopicNumber = Annotated[int, msgspec.Meta(ge=0, le=255)]
 GossipIds = Annotated[
@@ -225,6 +227,15 @@ class SnapshotChunk(Message, frozen=True):
     chunk: bytes | None
 
 
+class LightAttackReport(Message, frozen=True):
+    """Two headers of one height that both follow, for a light client, from a common one; see `consensus.forensics`."""
+
+    KIND = 30
+    common_height: Height
+    common_id: Digest
+    evidence: EvidenceBytes
+
+
 class HaveRequest(Message, frozen=True):
     """Ask which of these blobs and chunks the peer would serve us."""
 
@@ -317,6 +328,7 @@ CATALOGUE: dict[int, type[Message]] = {
         Snapshots,
         SnapshotChunkRequest,
         SnapshotChunk,
+        LightAttackReport,
         HaveRequest,
         HaveReply,
         BlobRequest,

@@ -25,7 +25,7 @@ from deepshard.net.types import PeerUp, Received
 from deepshard.primitives import UNITS_PER_TOKEN as TOKEN
 from deepshard.primitives import content_digest, tagged_hash
 from deepshard.services.executor import ChainExecutor
-from deepshard.services.light import LightServer
+from deepshard.services.light_server import LightServer
 from deepshard.services.view import ChainView
 from deepshard.testing.builders import SMALL_PARAMS
 from deepshard.testing.chain_history import grow_chain

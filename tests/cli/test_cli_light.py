@@ -26,6 +26,7 @@ from deepshard.ledger.genesis import dump_genesis
 from deepshard.ledger.params import Genesis
 from deepshard.limits import BLOCK_BYTES_MAX
 from deepshard.primitives import format_address
+from deepshard.wire.messages import LightAttackReport
 
 Json = dict[str, Any]
 DAY_MS = 24 * 3600 * 1000
@@ -229,6 +230,38 @@ async def test_what_cannot_be_done_is_one_line(tmp_path: Path, client: Client) -
     }.items():
         with pytest.raises(UsageError, match=part):
             app(["light", *arguments, "--home", str(client.home)], standalone_mode=False)
+
+
+@pytest.mark.clause("10.5/11")
+async def test_an_attack_is_written_down_reported_and_remembered(
+    tmp_path: Path, client: Client, chain: Path, genesis: Genesis
+) -> None:
+    fork = shutil.copytree(grow(tmp_path / "common", genesis, height=40), tmp_path / "fork")
+    grow(fork, genesis, height=HEIGHT, interval_ms=1010)
+    truth, lies = block_ids(chain, genesis), block_ids(fork, genesis)
+    assert (truth[40], truth[41] == lies[41]) == (lies[40], False)
+    honest = shutil.copytree(chain, tmp_path / "honest")
+    async with shown_chain(honest, genesis) as one, shown_chain(fork, genesis) as liar:
+        code, out, err = await client("follow", "--json", peers=[one.listen, liar.listen])
+        assert code == 5, err
+        assert all(address in err for address in map(format_address, (key.address for key in VALIDATORS)))
+        [attack] = [event for event in map(json.loads, out.splitlines()) if event["event"] == "attack"]
+        assert sorted(attack["convicted"]) == sorted(format_address(key.address) for key in VALIDATORS)
+        assert attack["block_ids"] == sorted(ids[attack["height"]] for ids in (truth, lies))
+        [file] = (client.home / "evidence").iterdir()
+        assert attack["evidence"] == str(file)
+        for peer in (one, liar):
+            [report] = [message for message in peer.heard if isinstance(message, LightAttackReport)]
+            assert report.evidence == file.read_bytes()
+            assert report.common_height == attack["common_height"]
+        verify = ["evidence", "verify", str(file), "--genesis", str(client.genesis), "--json"]
+        checked = await trio.run_process([sys.executable, "-m", "deepshard.cli.main", *verify], capture_stdout=True)
+        assert sorted(json.loads(checked.stdout)["convicted"]) == sorted(attack["convicted"])
+        assert str(file) in complaint(await client("follow", "--once"), 5)
+    named = f"{HEIGHT - 5}:{truth[HEIGHT - 5]}"
+    async with peers_of(tmp_path, genesis, chain, chain) as peers:
+        events = await client.events("follow", "--once", "--trust", named, peers=peers)
+    assert headers(events)[-1]["height"] == HEIGHT
 
 
 async def test_a_damaged_home_is_refused_and_a_busy_one(

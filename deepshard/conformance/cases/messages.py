@@ -11,6 +11,7 @@ from deepshard.encoding import encode
 from deepshard.limits import (
     BLOCK_BYTES_MAX,
     BODY_BYTES_MAX,
+    EVIDENCE_BYTES_MAX,
     GOSSIP_BACKOFF_S_MAX,
     LOCK_PROOF_BYTES_MAX,
     PEERS_MAX,
@@ -71,6 +72,11 @@ BEYOND: dict[str, tuple[type[Message], tuple[Any, ...]]] = {
     "Snapshots of nine heights": (catalogue.Snapshots, (1, tuple(range(9)))),
     "SnapshotChunkRequest with a cursor of 31 bytes": (catalogue.SnapshotChunkRequest, (1, 50, bytes(31))),
     "SnapshotChunkRequest of a negative height": (catalogue.SnapshotChunkRequest, (1, -1, bytes(32))),
+    "LightAttackReport with evidence too long": (
+        catalogue.LightAttackReport,
+        (1, D, bytes(EVIDENCE_BYTES_MAX + 1)),
+    ),
+    "LightAttackReport with an id of 31 bytes": (catalogue.LightAttackReport, (1, bytes(31), b"")),
     "HaveRequest of WANT_DIGESTS_MAX + 1 digests": (HaveRequest, (1, (D,) * (WANT_DIGESTS_MAX + 1))),
     "HaveRequest with a digest of 31 bytes": (HaveRequest, (1, (bytes(31),))),
     "HaveReply with a bitmap too long": (HaveReply, (1, bytes(WANT_DIGESTS_MAX // 8 + 1))),

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import trio
 
+from deepshard.consensus.forensics import Accusation
+from deepshard.consensus.light import TRUSTING_PERIOD_MS
 from deepshard.consensus.types import Header
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.files import Connection, Files
@@ -22,10 +24,11 @@ from deepshard.ledger.params import Genesis
 from deepshard.ledger.state import State
 from deepshard.ledger.transactions import Action
 from deepshard.net.types import NetworkEvent, PeerInfo, Received
+from deepshard.services.attack_reports import AttackReports
 from deepshard.services.catching_up import SnapshotPolicy
 from deepshard.services.chain import ChainService
 from deepshard.services.executor import snapshot_interval
-from deepshard.services.light import LightServer
+from deepshard.services.light_server import LightServer
 from deepshard.services.pacing import Pacing
 from deepshard.services.snapshot_server import SnapshotServer
 from deepshard.services.view import ChainView
@@ -35,7 +38,13 @@ from deepshard.testing.simulate.log import NODE, EventLog
 from deepshard.testing.simulate.network import Network, Port
 from deepshard.testing.simulate.oracle import Oracle
 from deepshard.testing.simulate.plan import chance
-from deepshard.wire.messages import HeadersRequest, ProofRequest, SnapshotChunkRequest, SnapshotsRequest
+from deepshard.wire.messages import (
+    HeadersRequest,
+    LightAttackReport,
+    ProofRequest,
+    SnapshotChunkRequest,
+    SnapshotsRequest,
+)
 
 CHAIN = Path("/node/chain.sqlite")
 GUARD = CHAIN.with_name("guard.db")
@@ -51,6 +60,18 @@ class MemoryFiles:
     def size(self, path: Path) -> int | None:  # noqa: ARG002
         """No file was there before."""
         return None
+
+
+class MemoryEvidence:
+    """A folder of evidence that stays in memory."""
+
+    def __init__(self) -> None:
+        self.kept: list[Accusation] = []
+
+    def save(self, accusation: Accusation) -> int:
+        """Keep a piece; how many there are."""
+        self.kept.append(accusation)
+        return len(self.kept)
 
 
 class Surroundings(Protocol):
@@ -107,6 +128,7 @@ class Node:
         disk: bool,
     ) -> None:
         self.name, self.number, self.key, self.honest = name, number, key, honest
+        self.evidence = MemoryEvidence()
         self.port: Port | None = None
         self.view: ChainView | None = None
         self.chain: ChainService | None = None
@@ -182,6 +204,15 @@ class Node:
             view=view, store=store, network=port, interval=snapshot_interval(world.genesis.params)
         )
 
+        reports = AttackReports(
+            genesis=world.genesis,
+            store=store,
+            network=port,
+            evidence=self.evidence,
+            trusting_period_ms=TRUSTING_PERIOD_MS,
+            now_ms=self.now_ms,
+        )
+
         def take(event: NetworkEvent) -> bool:
             if isinstance(event, Received):
                 if self.honest:
@@ -190,6 +221,8 @@ class Node:
                     return light.mailbox.offer(event)
                 if isinstance(event.message, SnapshotsRequest | SnapshotChunkRequest):
                     return snapshots.mailbox.offer(event)
+                if isinstance(event.message, LightAttackReport):
+                    return reports.mailbox.offer(event)
             return chain.mailbox.offer(event)
 
         port.take = take
@@ -200,7 +233,8 @@ class Node:
             )
         self._scope, self._stopped, self._crash = trio.CancelScope(), trio.Event(), None
         world.log.add("up", self.name, height=store.height())
-        world.nursery.start_soon(self._live, store, (chain.run, self._wallet.run, light.run, snapshots.run))
+        services = (chain.run, self._wallet.run, light.run, snapshots.run, reports.run)
+        world.nursery.start_soon(self._live, store, services)
         world.joined(self)
 
     def _published(self, header: Header, state: State) -> None:

@@ -40,6 +40,7 @@ BODIES: Final[dict[int, tuple[str, int, list[Any]]]] = {
     27: ("Snapshots", 1, [3, [50, 100]]),
     28: ("SnapshotChunkRequest", 1, [3, 100, digest_of("cursor")]),
     29: ("SnapshotChunk", 2, [3, None]),
+    30: ("LightAttackReport", 1, [3, _DIGEST, b"evidence"]),
     32: ("HaveRequest", 1, [4, [_DIGEST]]),
     33: ("HaveReply", 1, [4, b"\x01"]),
     34: ("BlobRequest", 1, [5, _DIGEST]),

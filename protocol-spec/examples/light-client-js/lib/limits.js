@@ -38,6 +38,7 @@ export const SYNC_BLOCKS_MAX = 64;
 export const SNAPSHOTS_OFFERED_MAX = 8;
 export const VALIDATORS_MAX = 256;
 export const LOCK_PROOF_BYTES_MAX = 32 * 1024;
+export const EVIDENCE_BYTES_MAX = 140 * KIB;
 export const HEADER_BYTES_MAX = 2 * KIB;
 export const CERTIFICATE_BYTES_MAX = 32 * KIB;
 export const VALIDATOR_SET_BYTES_MAX = 32 * KIB;

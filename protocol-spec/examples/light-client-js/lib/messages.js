@@ -58,6 +58,11 @@ const CATALOGUE = new Map([
   kind(27, 'Snapshots', 'gossip', { request: requestId, heights: list(height, limits.SNAPSHOTS_OFFERED_MAX) }),
   kind(28, 'SnapshotChunkRequest', 'gossip', { request: requestId, height, cursor: digest }),
   kind(29, 'SnapshotChunk', 'bulk', { request: requestId, chunk: optional(anyBytes) }),
+  kind(30, 'LightAttackReport', 'gossip', {
+    commonHeight: height,
+    commonId: digest,
+    evidence: bytes(0, limits.EVIDENCE_BYTES_MAX),
+  }),
   kind(32, 'HaveRequest', 'gossip', { request: requestId, digests: list(digest, limits.WANT_DIGESTS_MAX) }),
   kind(33, 'HaveReply', 'gossip', { request: requestId, bitmap: bytes(0, limits.WANT_DIGESTS_MAX / 8) }),
   kind(34, 'BlobRequest', 'gossip', { request: requestId, digest }),
