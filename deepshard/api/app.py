@@ -39,12 +39,14 @@ def create_app(backend: Backend, *, token: str, serve_chat: bool) -> Starlette:
             Route("/v1/explain/{subject}", routes.explain),
             Route("/v1/blocks/{height}", routes.block),
             Route("/v1/licences", routes.licences),
+            Route("/v1/shards", routes.shards),
             Route("/v1/download", routes.download),
             Route("/v1/models", routes.models),
             Route("/v1/propose", routes.propose, methods=["POST"]),
             Route("/v1/vote", routes.vote, methods=["POST"]),
             Route("/v1/transfer", routes.transfer, methods=["POST"]),
             Route("/v1/licence", routes.licence, methods=["POST"]),
+            Route("/v1/storage", routes.storage, methods=["POST"]),
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
         ],
         middleware=[Middleware(Guard, token=token)],
@@ -102,6 +104,9 @@ class _Routes:
     async def licences(self, _: Request) -> Response:
         return json_answer(await self._backend.licences())
 
+    async def shards(self, _: Request) -> Response:
+        return json_answer(await self._backend.shards())
+
     async def download(self, _: Request) -> Response:
         return json_answer(await self._backend.download())
 
@@ -126,6 +131,10 @@ class _Routes:
     async def licence(self, request: Request) -> Response:
         body = await read_body(request, requests.Licence)
         return json_answer(await self._backend.buy_licence(msgspec.to_builtins(body)))
+
+    async def storage(self, request: Request) -> Response:
+        body = await read_body(request, requests.Storage)
+        return json_answer(await self._backend.offer_storage(msgspec.to_builtins(body)))
 
     async def chat(self, request: Request) -> Response:
         if not self._serve_chat:

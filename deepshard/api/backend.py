@@ -54,6 +54,21 @@ class Backend(Protocol):
         """This node's licences."""
         ...
 
+    async def shards(self) -> Json:
+        """Who holds which shard of the newest version: version, manifest, replication, shards, holders, unsaid.
+
+        A shard has number, name, decoded_bytes, chunk_bytes, holders (addresses, best first), copies (holders that are
+        present), domains and failures_to_lose (failures that take all holders, and all that are present), and safety
+        (`safe`, `thin`, `endangered`, `lost`). A holder has address, stake, weight, capacity (or none), operator,
+        network, seen_network (or none), present, shards and chunk_bytes. `unsaid` are holders seen in one network that
+        don't say that they share it: network, holders.
+        """
+        ...
+
+    async def offer_storage(self, request: Mapping[str, Any]) -> Json:
+        """capacity, operator, network -> transaction id, once it is in a block."""
+        ...
+
     async def propose(self, request: Mapping[str, Any]) -> Json:
         """text, title, language, licence, stake -> proposal id and segment count, once it is in a block."""
         ...

@@ -62,6 +62,14 @@ class Licence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price_max: Amount | None = None
 
 
+class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/storage; `capacity` in bytes."""
+
+    capacity: Amount
+    operator: ShortText = ""
+    network: ShortText = ""
+
+
 class Receipts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Query of GET /v1/receipts."""
 

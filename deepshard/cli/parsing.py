@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from deepshard.errors import UsageError
@@ -65,3 +66,23 @@ def parse_scores(text: str) -> list[list[int]]:
     if any(len(scores) != len(AXES_HELP.split(",")) for scores in segments):
         raise UsageError(f"{text!r} are not five scores a segment: give {AXES_HELP}, each as 80% or 0.8")
     return segments
+
+
+_SIZE = re.compile(r"(\d{1,12})(?:\.(\d{1,12}))?\s*(?:([kMGTP]?)(i?)B)?", re.ASCII)
+_SIZE_MAX = 2**62
+
+
+def parse_size(text: str) -> int:
+    """A size such as `500GB`, `1.5 TiB` or `0`, in bytes, rounded down.
+
+    Raises:
+        UsageError: not a size, or more than 2^62 bytes.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is not None:
+        whole, part, prefix, binary = match.group(1), match.group(2) or "", match.group(3) or "", match.group(4)
+        unit = (1024 if binary else 1000) ** " kMGTP".index(prefix or " ")
+        size: int = int(whole + part) * unit // 10 ** len(part)
+        if size <= _SIZE_MAX and (prefix or not binary):
+            return size
+    raise UsageError(f"{text!r} is not a size: give bytes such as 500GB or 1.5TiB, at most 4EiB")

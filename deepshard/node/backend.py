@@ -19,7 +19,7 @@ from deepshard.ledger.explain import explain_proposal, explain_round
 from deepshard.ledger.market import licence_price
 from deepshard.ledger.params import Genesis
 from deepshard.ledger.records import Receipt
-from deepshard.ledger.transactions import AXES, AxisScores, ProposeData, SegmentRef, Transfer
+from deepshard.ledger.transactions import AXES, AxisScores, OfferStorage, ProposeData, SegmentRef, Transfer
 from deepshard.limits import BLOCK_BYTES_MAX, CERTIFICATE_BYTES_MAX, CHAT_TOKENS_MAX, TRANSACTION_BYTES_MAX
 from deepshard.net.network import Network
 from deepshard.node.presenting import (
@@ -30,6 +30,7 @@ from deepshard.node.presenting import (
     proposal_json,
     receipt_json,
     round_json,
+    shard_map_json,
 )
 from deepshard.node.settings import Settings
 from deepshard.primitives import ADDRESS_PREFIX, address_of, format_address, format_amount, parse_address
@@ -37,7 +38,9 @@ from deepshard.services.curator import Curator
 from deepshard.services.inference import Inference
 from deepshard.services.keeper import Keeper
 from deepshard.services.light import LightClient
+from deepshard.services.scrubber import Scrubber
 from deepshard.services.segmentation import split_segments
+from deepshard.services.shard_map import ShardMapper
 from deepshard.services.view import ChainView
 from deepshard.services.wallet import Wallet
 
@@ -62,6 +65,8 @@ class NodeBackend:
         light: LightClient | None,
         curator: Curator | None,
         keeper: Keeper | None,
+        scrubber: Scrubber | None,
+        mapper: ShardMapper | None,
         inference: Inference | None,
     ) -> None:
         self._settings = settings
@@ -74,6 +79,8 @@ class NodeBackend:
         self._light = light
         self._curator = curator
         self._keeper = keeper
+        self._scrubber = scrubber
+        self._mapper = mapper
         self._inference = inference
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -158,7 +165,11 @@ class NodeBackend:
                 "assigned": holding.assigned,
                 "held": holding.held,
                 "missing": holding.assigned - holding.held,
+                "covering": holding.covering,
             }
+        if self._scrubber is not None:
+            stats = self._scrubber.stats
+            storage["scrub"] = {"passes": stats.passes, "bytes": stats.bytes, "corrupt": stats.corrupt}
         return storage
 
     async def account(self, address: str) -> Json:
@@ -232,6 +243,12 @@ class NodeBackend:
             licence = await self._light.licence(self._wallet.address)
         return [] if licence is None else [licence_json(licence)]
 
+    async def shards(self) -> Json:
+        """See `Backend.shards`."""
+        if self._mapper is None:
+            raise UsageError(_LIGHT)
+        return shard_map_json(await self._mapper.draw())
+
     async def download(self) -> Json:
         """See `Backend.download`."""
         inference = self._serving_role()
@@ -297,6 +314,12 @@ class NodeBackend:
     async def transfer(self, request: Mapping[str, Any]) -> Json:
         """See `Backend.transfer`."""
         transaction = await self._wallet.send(Transfer(parse_address(request["to"]), int(request["amount"])))
+        return {"transaction": transaction.hex()}
+
+    async def offer_storage(self, request: Mapping[str, Any]) -> Json:
+        """See `Backend.offer_storage`."""
+        action = OfferStorage(int(request["capacity"]), request["operator"], request["network"])
+        transaction = await self._wallet.send(action)
         return {"transaction": transaction.hex()}
 
     async def buy_licence(self, request: Mapping[str, Any]) -> Json:

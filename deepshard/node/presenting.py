@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from deepshard.consensus.types import Block, CommitCertificate
 from deepshard.ledger.records import Account, DataProposal, Licence, Receipt, TrainingRound
 from deepshard.primitives import ZERO_DIGEST, format_address
+from deepshard.services.shard_map import ShardMap
 
 Json = dict[str, Any]
 
@@ -110,6 +112,24 @@ def licence_json(licence: Licence) -> Json:
         "last_version": licence.last_version,
         "price": licence.price,
         "height": licence.height,
+    }
+
+
+def shard_map_json(drawn: ShardMap) -> Json:
+    """A map of the shards."""
+    return {
+        "version": drawn.version,
+        "manifest": drawn.manifest.hex(),
+        "replication": drawn.replication,
+        "shards": [
+            asdict(shard) | {"holders": [format_address(address) for address in shard.holders]}
+            for shard in drawn.shards
+        ],
+        "holders": [asdict(holder) | {"address": format_address(holder.address)} for holder in drawn.holders],
+        "unsaid": [
+            {"network": network, "holders": [format_address(address) for address in members]}
+            for network, members in drawn.unsaid
+        ],
     }
 
 

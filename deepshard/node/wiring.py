@@ -37,10 +37,13 @@ from deepshard.services.keeper import Keeper
 from deepshard.services.light import LightClient
 from deepshard.services.light_server import LightServer
 from deepshard.services.pacing import Pacing
+from deepshard.services.placing import Placements
 from deepshard.services.router import Put, Router
 from deepshard.services.scorer import Scorer
 from deepshard.services.scrubber import Scrubber
+from deepshard.services.shard_map import ShardMapper
 from deepshard.services.shards import ShardExchange
+from deepshard.services.shards_disk import DiskThreads
 from deepshard.services.snapshot_server import SnapshotServer
 from deepshard.services.trainer import Trainer
 from deepshard.services.view import ChainView
@@ -170,6 +173,10 @@ class Node:
             self._wallet = Wallet(key, genesis.chain_id, self._chain, journal=self._journal)
         self._curator: Curator | None = None
         self._keeper: Keeper | None = None
+        self._scrubber: Scrubber | None = None
+        self._mapper: ShardMapper | None = None
+        self._attendance = Attendance(self._signers)
+        self._placements = Placements(DiskThreads(1))
         self._inference: Inference | None = None
         self._add_core_services()
         self._add_roles()
@@ -184,6 +191,8 @@ class Node:
             light=self._light,
             curator=self._curator,
             keeper=self._keeper,
+            scrubber=self._scrubber,
+            mapper=self._mapper,
             inference=self._inference,
         )
 
@@ -253,6 +262,14 @@ class Node:
             self._supervisor.add("inference", self._inference.run)
         if view is None:
             return
+        self._mapper = ShardMapper(
+            view=view,
+            registry=self.registry,
+            placements=self._placements,
+            attendance=self._attendance,
+            network=self.network,
+            address=self._key.address,
+        )
         if "validator" in roles:
             self._add_validator(view)
         if "trainer" in roles:
@@ -296,7 +313,8 @@ class Node:
             registry=self.registry,
             store=self.chunks,
             address=self._key.address,
-            attendance=Attendance(self._signers),
+            attendance=self._attendance,
+            placements=self._placements,
             peers=lambda: [peer.address for peer in self.network.peers()],
         )
         scorer = Scorer(

@@ -70,6 +70,7 @@ class Keeper:
         store: ChunkStore,
         address: bytes,
         attendance: Attendance,
+        placements: Placements,
         peers: Callable[[], Collection[bytes]],
         versions_kept: int = VERSIONS_KEPT,
         grace_blocks: int = SHARD_GRACE_BLOCKS,
@@ -94,7 +95,7 @@ class Keeper:
         self._grace_blocks = grace_blocks
         self._look_again_blocks = look_again_blocks
         self._disk = DiskThreads(disk_threads)
-        self._placements = Placements(self._disk)
+        self._placements = placements
         self._settled: _Situation | None = None
         self._looked_at = 0
         self._wanted: set[bytes] = set()

@@ -104,6 +104,34 @@ class ScriptedBackend:
         self._called("licences")
         return [{"first_version": 3, "last_version": 5, "price": 10**9, "height": 9}]
 
+    async def shards(self) -> Json:
+        """Two shards, one of which has a holder that is away."""
+        self._called("shards")
+        bob = format_address(bytes(20))
+        shard = {"name": "w[0:2] and 1 more", "decoded_bytes": 2_097_152, "chunk_bytes": 1_500_000, "domains": 2}
+        holder = {"stake": 5, "weight": 5, "capacity": None, "operator": "", "network": "", "seen_network": None}
+        return {
+            "version": 3,
+            "manifest": "cd" * 32,
+            "replication": 2,
+            "shards": [
+                {"number": 0, **shard, "holders": [ALICE], "copies": 1, "failures_to_lose": 1, "safety": "safe"},
+                {"number": 1, **shard, "holders": [bob, ALICE], "copies": 1, "failures_to_lose": 1}
+                | {"safety": "endangered"},
+            ],
+            "holders": [
+                {"address": ALICE, **holder, "operator": "alice\x1b[31m", "present": True, "shards": 2}
+                | {"chunk_bytes": 3_000_000, "capacity": 10**12, "seen_network": "192.0.2.0/24"},
+                {"address": bob, **holder, "present": False, "shards": 1, "chunk_bytes": 1_500_000},
+            ],
+            "unsaid": [{"network": "192.0.2.0/24", "holders": [ALICE, bob]}],
+        }
+
+    async def offer_storage(self, request: Mapping[str, Any]) -> Json:
+        """Take the offer."""
+        self._called("offer_storage", dict(request))
+        return {"transaction": "33" * 32}
+
     async def propose(self, request: Mapping[str, Any]) -> Json:
         """Accept the proposal."""
         self._called("propose", dict(request))

@@ -59,6 +59,7 @@ def error_of(response: httpx.Response) -> tuple[int, str, str]:
         ("/v1/blocks/7", ("block", 7)),
         ("/v1/licences", ("licences", None)),
         ("/v1/download", ("download", None)),
+        ("/v1/shards", ("shards", None)),
     ],
 )
 async def test_reading_asks_the_backend_once(served: Served, path: str, call: tuple[str, Any]) -> None:
@@ -92,6 +93,12 @@ async def test_reading_asks_the_backend_once(served: Served, path: str, call: tu
             ),
         ),
         ("transfer", {"to": ALICE, "amount": 1}, ("transfer", {"to": ALICE, "amount": 1})),
+        ("storage", {"capacity": 0}, ("offer_storage", {"capacity": 0, "operator": "", "network": ""})),
+        (
+            "storage",
+            {"capacity": 5, "operator": "o", "network": "n"},
+            ("offer_storage", {"capacity": 5, "operator": "o", "network": "n"}),
+        ),
         ("licence", {}, ("buy_licence", {"price_max": None})),
         ("licence", {"price_max": 9}, ("buy_licence", {"price_max": 9})),
     ],
@@ -216,6 +223,8 @@ async def test_bad_requests_are_one_clear_line(
         ("vote", b'{"proposal": "zz", "accept": true}', "$.proposal"),
         ("vote", b'{"proposal": "' + PROPOSAL.encode() + b'", "accept": true, "scores": [[1, 2]]}', "$.scores[0]"),
         ("transfer", b'{"to": "' + ALICE.encode() + b'", "amount": 0}', "$.amount"),
+        ("storage", b'{"capacity": -1}', "$.capacity"),
+        ("storage", b'{"capacity": 1, "network": "' + b"n" * 65 + b'"}', "$.network"),
         ("transfer", b'{"to": "bob", "amount": 1}', "is not an address"),
         ("chat/completions", b'{"messages": []}', "$.messages"),
         ("chat/completions", b'{"messages": [{"role": "tool", "content": "x"}]}', "$.messages[0].role"),

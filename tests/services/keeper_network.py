@@ -23,8 +23,9 @@ from deepshard.ledger.transactions import Action, sign_transaction
 from deepshard.primitives import UNITS_PER_TOKEN, ZERO_DIGEST, content_digest
 from deepshard.services.attendance import Attendance
 from deepshard.services.keeper import Keeper
-from deepshard.services.placing import candidates_of
+from deepshard.services.placing import Placements, candidates_of
 from deepshard.services.shards import ShardExchange
+from deepshard.services.shards_disk import DiskThreads
 from deepshard.services.view import ChainView
 from deepshard.services.weights import WeightsRegistry
 from deepshard.shards.manifest import Manifest, ShardEntry, TensorEntry, TensorSlice
@@ -59,6 +60,8 @@ class Node:
     view: ChainView
     exchange: ShardExchange
     keeper: Keeper
+    registry: WeightsRegistry
+    attendance: Attendance
 
     @property
     def address(self) -> bytes:
@@ -116,13 +119,15 @@ class Keepers:
         view.caught_up = True
         registry = WeightsRegistry(lambda: exchange, lambda: view.state)
         exchange = ShardExchange(port, store, registry.may_fetch, disk_threads=0, request_timeout_s=5.0)
+        attendance = Attendance(lambda height: self._signers.get(height, []), window_blocks=AWAY_BLOCKS)
         keeper = Keeper(
             view=view,
             exchange=exchange,
             registry=registry,
             store=store,
             address=key.address,
-            attendance=Attendance(lambda height: self._signers.get(height, []), window_blocks=AWAY_BLOCKS),
+            attendance=attendance,
+            placements=Placements(DiskThreads(0)),
             peers=lambda: [peer.address for peer in port.peers()],
             grace_blocks=GRACE_BLOCKS,
             disk_threads=0,
@@ -131,7 +136,7 @@ class Keepers:
         for service in (exchange.run, keeper.run):
             self._nursery.start_soon(service)
         self._nursery.start_soon(port.deliver, exchange.mailbox.put)
-        return Node(key, port, store, view, exchange, keeper)
+        return Node(key, port, store, view, exchange, keeper, registry, attendance)
 
     def placed(self, *, without: Sequence[Node] = ()) -> list[tuple[bytes, ...]]:
         """Who should hold what, now."""
@@ -172,7 +177,7 @@ class Keepers:
             for node in self.nodes:
                 if node.address not in self.silent:
                     node.view.publish(self.state, _header(self.state, height))
-            await trio.sleep(2.0)  # virtual: time for some exchanges
+            await trio.sleep_until(trio.current_time() + 2.0)  # virtual: time for some exchanges
 
     async def until(self, condition: Callable[[], bool], *, blocks: int = 20) -> None:
         """Add empty blocks until something holds."""

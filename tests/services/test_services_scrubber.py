@@ -16,6 +16,11 @@ from deepshard.services.scrubber import Scrubber
 BLOBS = [bytes([number]) * 1000 for number in range(20)]
 
 
+async def pass_time(seconds: float) -> None:
+    """Virtual seconds."""
+    await trio.sleep_until(trio.current_time() + seconds)
+
+
 def path_of(store: ChunkStore, digest: bytes) -> Path:
     return store.root / digest.hex()[:2] / digest.hex()[2:]
 
@@ -44,7 +49,7 @@ async def test_what_rots_is_found_and_fetched_from_a_peer(tmp_path: Path, autoju
         for digest in rotten:
             flip(node.store, digest)
         scrubber = scrubber_of(cluster, node)
-        await trio.sleep(60.0)
+        await pass_time(60.0)
         assert (scrubber.stats.passes, scrubber.stats.corrupt) == (1, 2)
         assert scrubber.stats.bytes >= 18 * 1000
         assert node.exchange.stats.repaired == 2
@@ -59,11 +64,11 @@ async def test_it_reads_at_its_rate_and_begins_again_after_its_pause(tmp_path: P
     async with running(tmp_path) as cluster:
         node = cluster.node("node", BLOBS)
         scrubber = scrubber_of(cluster, node, pause_s=100.0)
-        await trio.sleep(9.5)
+        await pass_time(9.5)
         assert scrubber.stats.bytes == 10_000
-        await trio.sleep(20.0)
+        await pass_time(20.0)
         assert (scrubber.stats.passes, scrubber.stats.bytes) == (1, 20_000)
-        await trio.sleep(115.0)
+        await pass_time(115.0)
         assert (scrubber.stats.passes, scrubber.stats.bytes) == (2, 40_000)
 
 
@@ -87,13 +92,13 @@ async def test_what_is_deleted_meanwhile_and_a_refusing_disk_do_not_stop_it(
     scrubber = Scrubber(store, lambda _: None, bytes_per_s=1000, pause_s=10.0, disk_threads=0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scrubber.run)
-        await trio.sleep(0.5)
+        await pass_time(0.5)
         store.delete(digests[5])
         path_of(store, digests[7]).unlink()
         path_of(store, digests[7]).mkdir()  # can't be read
-        await trio.sleep(29.0)
+        await pass_time(29.0)
         assert (scrubber.stats.passes, scrubber.stats.corrupt) == (0, 0)
         path_of(store, digests[7]).rmdir()
-        await trio.sleep(40.0)
+        await pass_time(40.0)
         assert scrubber.stats.passes > 0
         nursery.cancel_scope.cancel()
