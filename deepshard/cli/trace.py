@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from deepshard.cli.connection import home_folder
+from deepshard.cli.options import Home
 from deepshard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +41,36 @@ def replay(file: TraceFile) -> None:
     if len(found) > SHOWN_MAX:
         sys.stdout.write("and more\n")
     raise typer.Exit(DIFFERS_EXIT)
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the trace.")],
+    *,
+    home: Home = None,
+    genesis: Annotated[
+        Path, typer.Option(metavar="FILE", envvar="DEEPSHARD_GENESIS", help="Genesis file of the node's network.")
+    ],
+    height: Annotated[
+        int | None,
+        typer.Option(min=1, help="The height being decided, or the last decided one; if not given, the first."),
+    ] = None,
+) -> None:
+    """Write what a stopped node took in at a height, out of its log, as a trace."""
+    from deepshard.cli.trace_export import export_height  # noqa: PLC0415
+    from deepshard.consensus.replay import encode_trace  # noqa: PLC0415
+
+    exported = export_height(home_folder(home), genesis, height)
+    try:
+        file.write_bytes(encode_trace(exported.trace))
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror or error}") from None
+    last = exported.trace.steps[-1].state
+    assert last is not None
+    decided = "not decided" if last.decision is None else f"decided {last.decision.hex()}"
+    sys.stdout.write(f"height {last.safety.height}: {len(exported.trace.steps)} steps, {decided}\n")
+    if exported.fault is not None:
+        sys.stderr.write(f"deepshard: warning: the trace is incomplete: {exported.fault}\n")
 
 
 def _row(difference: Difference) -> tuple[str, ...]:

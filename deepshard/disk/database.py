@@ -24,6 +24,10 @@ from deepshard.primitives import tagged_hash
 Key = tuple[int | str | bytes, ...]
 
 
+class DatabaseInUse(UsageError):
+    """Another process has the file."""
+
+
 class CorruptRow(DiskCorruption):
     """A row whose bytes don't match their checksum, or that is gone though it must be there.
 
@@ -56,7 +60,7 @@ class Database:
         row outside the main file.
 
         Raises:
-            UsageError: another process has it.
+            DatabaseInUse: another process has it.
             DiskCorruption: it is damaged.
             LocalError: it can't be opened.
         """
@@ -127,7 +131,9 @@ class Database:
             # Text that isn't UTF-8 has none.
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
             if code == sqlite3.SQLITE_BUSY:
-                raise UsageError(f"{self.path} is in use by another process: a node needs a home of its own") from error
+                raise DatabaseInUse(
+                    f"{self.path} is in use by another process: a node needs a home of its own"
+                ) from error
             if code == sqlite3.SQLITE_ERROR:
                 raise DiskCorruption(f"{self.path}: {error}") from error
             raise LocalError(f"{self.path}: {error}") from error

@@ -1,8 +1,11 @@
-"""The consensus log: what is signed and consensus took in, in order, of this height and the last.
+"""The consensus log: what consensus took in, in order, of this height and the last.
 
 What justified a signature is on disk before the signature leaves the process: entries gather in memory and are written
 in one transaction by `flush`, which the signer calls first. The guard remembers how many there were, so a log that has
 lost some is noticed. The log is a help, not a safeguard: without it the guard alone prevents signing twice.
+
+Timeouts, built blocks and restarts aren't taken in again after a restart: they are logged so that it can be said later
+why the node did what it did (`deepshard trace export`).
 """
 
 from __future__ import annotations
@@ -11,7 +14,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from deepshard.ballots import Round
+from deepshard.consensus.types import SafetyState, Step
 from deepshard.disk.database import Database, row_checksum
+from deepshard.encoding import Record
+from deepshard.primitives import Count, Digest
 
 INPUT_LOG_SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS inputs (height INTEGER NOT NULL, seq INTEGER NOT NULL, kind INTEGER NOT NULL,"
@@ -28,14 +35,38 @@ class LoggedKind(IntEnum):
     INVALID_PROPOSAL = 2
     VOTE = 3
     LOCK_PROOF = 4
+    TIMEOUT = 5
+    VALUE = 6
+    RESTART = 7
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedInput:
-    """An encoded, signed proposal or vote, or a proof-of-lock."""
+    """An encoded, signed proposal or vote, a proof-of-lock, or one of the three below."""
 
     kind: LoggedKind
     data: bytes
+
+
+class LoggedTimeout(Record, frozen=True):
+    """A timeout of the height that was over."""
+
+    step: Step
+    round: Round
+
+
+class LoggedValue(Record, frozen=True):
+    """A block that was built for a round of the height."""
+
+    round: Round
+    block_id: Digest
+
+
+class LoggedRestart(Record, frozen=True):
+    """The node began anew when the log had so many entries, and resumed the height with `safety`."""
+
+    entries: Count
+    safety: SafetyState | None
 
 
 @dataclass(frozen=True, slots=True)

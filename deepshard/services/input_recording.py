@@ -7,14 +7,23 @@ from collections.abc import Iterator
 import structlog
 
 from deepshard.ballots import Proposal, Vote
-from deepshard.consensus.events import Input, LockProofReceived, ProposalReceived, VoteReceived
+from deepshard.consensus.events import (
+    Input,
+    LockProofReceived,
+    ProposalReceived,
+    StartHeight,
+    TimeoutElapsed,
+    ValueBuilt,
+    VoteReceived,
+)
 from deepshard.consensus.types import LockProof
 from deepshard.disk.chain import ChainStore
-from deepshard.disk.input_log import LoggedInput, LoggedKind
+from deepshard.disk.input_log import LoggedInput, LoggedKind, LoggedRestart, LoggedTimeout, LoggedValue
 from deepshard.encoding import decode, encode
 from deepshard.errors import RemoteError
 from deepshard.limits import LOCK_PROOF_BYTES_MAX
 from deepshard.services.executor import ChainExecutor
+from deepshard.services.input_history import HISTORY
 from deepshard.services.judging import SIGNED_BYTES_MAX, Judge
 
 _log = structlog.get_logger(__name__)
@@ -29,7 +38,7 @@ class InputRecorder:
         self._judge = judge
 
     def took(self, event: Input) -> None:
-        """The core has taken in an input: what is signed is recorded, to be on disk before our next signature."""
+        """The core has taken in an input: it is recorded, to be on disk before our next signature."""
         match event:
             case ProposalReceived(proposal=proposal, valid=valid):
                 kind = LoggedKind.VALID_PROPOSAL if valid else LoggedKind.INVALID_PROPOSAL
@@ -38,8 +47,12 @@ class InputRecorder:
                 self._store.log.note(vote.height, LoggedInput(LoggedKind.VOTE, encode(vote)))
             case LockProofReceived(proof=proof):
                 self._store.log.note(proof.height, LoggedInput(LoggedKind.LOCK_PROOF, encode(proof)))
-            case _:
-                pass
+            case TimeoutElapsed(step=step, height=height, round=round_):
+                self._store.log.note(height, LoggedInput(LoggedKind.TIMEOUT, encode(LoggedTimeout(step, round_))))
+            case ValueBuilt(height=height, round=round_, block_id=block_id):
+                self._store.log.note(height, LoggedInput(LoggedKind.VALUE, encode(LoggedValue(round_, block_id))))
+            case StartHeight():
+                pass  # the host starts heights; `recall` records that it did so again
 
     def recall(self, height: int) -> Iterator[ProposalReceived | VoteReceived | LockProofReceived]:
         """What the core had taken in at this height before a restart; it is known to the judge, too, from now on.
@@ -49,7 +62,10 @@ class InputRecorder:
         recalled = self._store.log.resume(height, self._store.guard.logged(height))
         if recalled.fault is not None:
             _log.error("consensus.log_damaged", height=height, fault=recalled.fault)
+        self._note_restart(height)
         for entry in recalled.entries:
+            if entry.kind in HISTORY:
+                continue
             try:
                 event = self._event(entry)
             except RemoteError as error:
@@ -57,6 +73,14 @@ class InputRecorder:
                 continue
             if event is not None:
                 yield event
+
+    def _note_restart(self, height: int) -> None:
+        safety = self._store.guard.safety()
+        resumed = safety if safety is not None and safety.height == height else None
+        count = self._store.log.count
+        if count or resumed is not None:
+            restart = LoggedRestart(count, resumed)
+            self._store.log.note(height, LoggedInput(LoggedKind.RESTART, encode(restart)))
 
     def _event(self, entry: LoggedInput) -> ProposalReceived | VoteReceived | LockProofReceived | None:
         if entry.kind is LoggedKind.VOTE:
