@@ -26,6 +26,7 @@ from deepshard.net.types import NetworkEvent
 from deepshard.node.backend import NodeBackend
 from deepshard.node.settings import Settings
 from deepshard.primitives import parse_amount, parse_block_reference, tagged_hash
+from deepshard.services.accountability import Accusations, EvidenceLocker, Reporter
 from deepshard.services.attack_reports import AttackReports
 from deepshard.services.attendance import Attendance
 from deepshard.services.catching_up import SnapshotPolicy
@@ -133,6 +134,7 @@ class Node:
         self._store: ChainStore | None = None
         self._view: ChainView | None = None
         self._light: LightClient | None = None
+        self._locker: EvidenceLocker | None = None
         self._chain: ChainService | None = None
         self._salt_seed = tagged_hash("salt seed", key.seed)
         self._compute = ComputeClient(
@@ -159,6 +161,7 @@ class Node:
             if named is not None:
                 _check_named(home, self._store, *named)
             self._view = ChainView(genesis_state(genesis), None)
+            self._locker = EvidenceLocker(self._view, self._journal, files=evidence)
             self._chain = ChainService(
                 genesis=genesis,
                 store=self._store,
@@ -169,6 +172,7 @@ class Node:
                 pacing=_pacing(settings),
                 now_ms=now_ms,
                 snapshots=SnapshotPolicy(gap_blocks=settings.snapshot_gap_blocks, named=named),
+                evidence=self._locker,
             )
             self._wallet = Wallet(key, genesis.chain_id, self._chain, journal=self._journal)
         self._curator: Curator | None = None
@@ -221,11 +225,12 @@ class Node:
             interval = snapshot_interval(self._genesis.params)
             snapshots = SnapshotServer(view=self._view, store=self._store, network=self.network, interval=interval)
             routes |= dict.fromkeys(_SNAPSHOT_REQUESTS, _narrow(snapshots.mailbox.put))
+            assert self._locker is not None
             reports = AttackReports(
                 genesis=self._genesis,
                 store=self._store,
                 network=self.network,
-                evidence=self._evidence,
+                evidence=Accusations(self._genesis.chain_id, self._evidence, self._locker),
                 trusting_period_ms=TRUSTING_PERIOD_MS,
                 now_ms=self._now_ms,
             )
@@ -325,6 +330,9 @@ class Node:
             compute=self._compute,
             store=self.chunks,
         )
+        assert self._locker is not None
+        reporter = Reporter(view=view, wallet=self._wallet, locker=self._locker)
+        self._supervisor.add("accountability", reporter.run)
         self._supervisor.add("curator", self._curator.run)
         self._supervisor.add("keeper", self._keeper.run)
         self._scrubber = Scrubber(self.chunks, self.exchange.repair, first=os.urandom(32))

@@ -41,6 +41,7 @@ from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis
 from deepshard.limits import BLOCK_BYTES_MAX, GOSSIP_HEARTBEAT_S
 from deepshard.net.types import NetworkPort, PeerDown, PeerInfo, PeerUp, Received
+from deepshard.services.accountability import EvidenceLocker
 from deepshard.services.block_sync import follows_chain
 from deepshard.services.catching_up import CatchUp, SnapshotPolicy
 from deepshard.services.chain_messages import BuildDue, ChainMessage, Flush, GoOn, Heartbeat, SubmitTransaction, Tick
@@ -90,6 +91,7 @@ class ChainService:
         pacing: Pacing,
         now_ms: Callable[[], int],
         snapshots: SnapshotPolicy | None = None,
+        evidence: EvidenceLocker | None = None,
     ) -> None:
         self._genesis = genesis
         self._store = store
@@ -106,6 +108,7 @@ class ChainService:
         self._judge = Judge(genesis.chain_id, self._executor, store, self._transactions, now_ms)
         self._mesh = MeshHost(network, secret=key.seed, later=self._flush_later)
         self._signer = Signer(key, genesis.chain_id, store.guard, store.log)
+        self._evidence = evidence or EvidenceLocker(view)
         self._recorder = InputRecorder(store, self._executor, self._judge)
         self._catch_up = CatchUp(
             genesis,
@@ -288,12 +291,8 @@ class ChainService:
                     self._later(wait_s, TimeoutElapsed(step, height, round_))
                 case Decide():
                     await self._decide(effect)
-                case Equivocation(vote_a=vote):
-                    _log.error("consensus.equivocation", validator=vote.validator.hex(), height=vote.height)
-                case ProposalEquivocation(proposal_a=proposal):
-                    _log.error("consensus.equivocation", validator=proposal.proposer.hex(), height=proposal.height)
-                case LockForgotten(prevote=vote):
-                    _log.error("consensus.amnesia", validator=vote.validator.hex(), height=vote.height)
+                case Equivocation() | ProposalEquivocation() | LockForgotten():
+                    self._evidence.note(effect, self._executor.validators)
 
     def _pause_s(self) -> float:
         """Longest pause the proposer may still take before its block."""

@@ -21,6 +21,7 @@ from deepshard.ledger.genesis import genesis_state
 from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis
 from deepshard.net.types import NetworkEvent, Received
+from deepshard.services.accountability import Accusations, EvidenceLocker, Reporter
 from deepshard.services.attack_reports import AttackReports
 from deepshard.services.catching_up import SnapshotPolicy
 from deepshard.services.chain import ChainService
@@ -52,6 +53,8 @@ class FullNode:
     view: ChainView
     chain: ChainService
     wallet: Wallet
+    locker: EvidenceLocker
+    journal: Journal
     scope: trio.CancelScope
     stopped: trio.Event
 
@@ -96,6 +99,9 @@ class ChainCluster:
         port = self.network.join(f"{name}#{self._generation}", roles=("validator",))
         store = ChainStore(self.folder_of(name) / "chain.sqlite", genesis_hash=self.genesis.hash())
         view = ChainView(genesis_state(self.genesis), None)
+        journal = Journal(self.folder_of(name) / "journal.sqlite")
+        files = EvidenceFolder(self.folder_of(name) / "evidence")
+        locker = EvidenceLocker(view, journal, files=files)
         chain = ChainService(
             genesis=self.genesis,
             store=store,
@@ -106,9 +112,11 @@ class ChainCluster:
             pacing=pacing or Pacing(),
             now_ms=self.now_ms,
             snapshots=snapshots,
+            evidence=locker,
         )
         wallet = Wallet(key, self.genesis.chain_id, chain)
-        node = FullNode(name, key, port, store, view, chain, wallet, trio.CancelScope(), trio.Event())
+        scope, stopped = trio.CancelScope(), trio.Event()
+        node = FullNode(name, key, port, store, view, chain, wallet, locker, journal, scope, stopped)
         server = LightServer(view=view, store=store, network=port)
         interval = snapshot_interval(self.genesis.params)
         snapshot_server = SnapshotServer(view=view, store=store, network=port, interval=interval)
@@ -116,7 +124,7 @@ class ChainCluster:
             genesis=self.genesis,
             store=store,
             network=port,
-            evidence=EvidenceFolder(self.folder_of(name) / "evidence"),
+            evidence=Accusations(self.genesis.chain_id, files, locker),
             trusting_period_ms=TRUSTING_PERIOD_MS,
             now_ms=self.now_ms,
         )
@@ -143,14 +151,23 @@ class ChainCluster:
             else:
                 await node.chain.mailbox.put(event)
 
+        reporter = Reporter(view=node.view, wallet=node.wallet, locker=node.locker)
         try:
             with node.scope:
                 async with trio.open_nursery() as nursery:
-                    for service in (node.chain.run, node.wallet.run, server.run, snapshots.run, reports.run):
+                    for service in (
+                        node.chain.run,
+                        node.wallet.run,
+                        reporter.run,
+                        server.run,
+                        snapshots.run,
+                        reports.run,
+                    ):
                         nursery.start_soon(service)
                     nursery.start_soon(node.port.deliver, route)
         finally:
             node.store.close()
+            node.journal.close()
             node.stopped.set()
 
     async def stop(self, name: str) -> None:

@@ -16,6 +16,7 @@ from deepshard.consensus.light import TRUSTING_PERIOD_MS
 from deepshard.consensus.types import Header
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.files import Connection, Files
+from deepshard.disk.journal import Journal
 from deepshard.errors import DiskCorruption, LocalError, UsageError
 from deepshard.identity import SecretKey
 from deepshard.ledger.genesis import genesis_state
@@ -24,6 +25,7 @@ from deepshard.ledger.params import Genesis
 from deepshard.ledger.state import State
 from deepshard.ledger.transactions import Action
 from deepshard.net.types import NetworkEvent, PeerInfo, Received
+from deepshard.services.accountability import Accusations, EvidenceLocker, Held, Reporter, is_settled
 from deepshard.services.attack_reports import AttackReports
 from deepshard.services.catching_up import SnapshotPolicy
 from deepshard.services.chain import ChainService
@@ -48,6 +50,7 @@ from deepshard.wire.messages import (
 
 CHAIN = Path("/node/chain.sqlite")
 GUARD = CHAIN.with_name("guard.db")
+JOURNAL = CHAIN.with_name("journal.sqlite")
 
 
 class MemoryFiles:
@@ -132,6 +135,7 @@ class Node:
         self.port: Port | None = None
         self.view: ChainView | None = None
         self.chain: ChainService | None = None
+        self.locker: EvidenceLocker | None = None
         self.refused: str | None = None
         self.rotted = False
         self.clock = (0.0, 0.0)
@@ -149,6 +153,16 @@ class Node:
     def is_up(self) -> bool:
         """Whether it runs."""
         return self.port is not None
+
+    @property
+    def unsettled(self) -> list[Held]:
+        """Evidence that it holds and, as an active validator, ought to bring on chain."""
+        if self.locker is None or self.view is None:
+            return []
+        state = self.view.state
+        if all(address != self.key.address for address, _, _ in state.active_validators()):
+            return []
+        return [one for one in self.locker if not is_settled(state, one.offence)]
 
     @property
     def height(self) -> int:
@@ -176,6 +190,7 @@ class Node:
         world = self._world
         try:
             store = ChainStore(CHAIN, genesis_hash=world.genesis.hash(), files=self.files)
+            journal = Journal(JOURNAL, files=self.files)
         except PowerLoss:
             self._settle()
             return
@@ -187,6 +202,7 @@ class Node:
         info = PeerInfo(self.key.public, self.key.address, ("validator",), f"{self.name}:0", outbound=True)
         port = self.port = Port(world.network, self.name, self.number, info)
         view = self.view = _View(genesis_state(world.genesis), self._published)
+        locker = self.locker = EvidenceLocker(view, journal, files=self.evidence)
         chain = self.chain = ChainService(
             genesis=world.genesis,
             store=store,
@@ -197,8 +213,10 @@ class Node:
             pacing=world.pacing,
             now_ms=self.now_ms,
             snapshots=world.snapshots,
+            evidence=locker,
         )
         self._wallet = Wallet(self.key, world.genesis.chain_id, chain)
+        reporter = Reporter(view=view, wallet=self._wallet, locker=locker)
         light = LightServer(view=view, store=store, network=port)
         snapshots = SnapshotServer(
             view=view, store=store, network=port, interval=snapshot_interval(world.genesis.params)
@@ -208,7 +226,7 @@ class Node:
             genesis=world.genesis,
             store=store,
             network=port,
-            evidence=self.evidence,
+            evidence=Accusations(world.genesis.chain_id, self.evidence, locker),
             trusting_period_ms=TRUSTING_PERIOD_MS,
             now_ms=self.now_ms,
         )
@@ -233,8 +251,8 @@ class Node:
             )
         self._scope, self._stopped, self._crash = trio.CancelScope(), trio.Event(), None
         world.log.add("up", self.name, height=store.height())
-        services = (chain.run, self._wallet.run, light.run, snapshots.run, reports.run)
-        world.nursery.start_soon(self._live, store, services)
+        services = (chain.run, self._wallet.run, reporter.run, light.run, snapshots.run, reports.run)
+        world.nursery.start_soon(self._live, (store, journal), services)
         world.joined(self)
 
     def _published(self, header: Header, state: State) -> None:
@@ -242,7 +260,7 @@ class Node:
             self._world.oracle.decided(self.name, header, state, trio.current_time())
         self._world.moved()
 
-    async def _live(self, store: ChainStore, services: tuple[Callable[[], object], ...]) -> None:
+    async def _live(self, files: tuple[ChainStore, Journal], services: tuple[Callable[[], object], ...]) -> None:
         NODE.set(self.name)
         failure: Exception | None = None
         try:
@@ -254,13 +272,15 @@ class Node:
             failure = next(_leaves(group))
         finally:
             port, self.port, self.view, self.chain, self._tasks = self.port, None, None, None, None
+            self.locker = None
             assert port is not None
             port.close()
             self._world.log.add("down", self.name)
             if isinstance(self.files, FaultDisk):
                 self.files.crash(self._crash or Crash.KEPT)  # whatever a dying connection still does goes nowhere
-            with suppress(LocalError, PowerLoss):
-                store.close()
+            for file in files:
+                with suppress(LocalError, PowerLoss):
+                    file.close()
             if isinstance(self.files, FaultDisk):
                 self.files.reopen()
             self._stopped.set()

@@ -63,6 +63,8 @@ class Oracle:
         self._tallies: defaultdict[tuple[int, int, bytes], set[bytes]] = defaultdict(set)
         self._tips: dict[str, tuple[int, bytes]] = {}
         self._trusted: dict[int, bytes] = {}
+        self._convicted: defaultdict[bytes, set[int]] = defaultdict(set)
+        """Epochs in which a validator was convicted."""
 
     @property
     def forked(self) -> bool:
@@ -107,6 +109,22 @@ class Oracle:
         if money != supply.genesis + supply.minted - supply.burned:
             self.fail(f"height {height}: accounts, bonds and treasury hold {money}, the supply is {supply}")
         self._sets.setdefault(height + 1, validators_of(state))
+        self._check_convictions(height, state)
+
+    def _check_convictions(self, height: int, state: State) -> None:
+        """Nobody honest is convicted, and nobody twice in an epoch (on one branch of a fork)."""
+        epoch_blocks = state.params().epoch_blocks
+        for address, conviction in state.convictions():
+            if address in self._honest:
+                self.fail(f"height {height}: the honest {address.hex()[:16]} is convicted of {conviction.kind}")
+            if conviction.height != height:
+                continue
+            self._log.seen[f"convicted.{conviction.kind}"] += 1
+            self._log.add("convicted", "-", kind=conviction.kind, validator=address.hex()[:16], height=height)
+            epochs = self._convicted[address]
+            if height // epoch_blocks in epochs and not self.forked:
+                self.fail(f"height {height}: {address.hex()[:16]} is convicted twice in an epoch")
+            epochs.add(height // epoch_blocks)
 
     def restarted(self, node: str, height: int) -> None:
         """An honest node comes back with a chain of this height."""

@@ -72,7 +72,7 @@ def run_plan(plan: Plan, *, canary: str | None = None, traced: bool = False, rec
     ended = 0.0
 
     def told(name: str, event: dict[str, Any]) -> None:
-        if name == "consensus.equivocation" and world is not None:
+        if name in {"consensus.equivocation", "consensus.amnesia"} and world is not None:
             world.oracle.accused(NODE.get(), bytes.fromhex(event["validator"]))
 
     async def main() -> None:

@@ -34,6 +34,9 @@ _RARE = frozenset(
         "forked",
         "evidence.amnesia",
         "evidence.duplicate-vote",
+        "consensus.amnesia",
+        "convicted.amnesia",
+        "evidence.awaited",
         "bit-rot.refused",
         "join.installed",
     }
@@ -46,6 +49,8 @@ SOMETIMES = frozenset(
         *_RARE,
         "chain.synced",
         "consensus.equivocation",
+        "convicted.duplicate-proposal",
+        "convicted.duplicate-vote",
         "light.trusted",
         "liveness.checked",
         "peer.banned",

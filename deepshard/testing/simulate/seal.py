@@ -82,7 +82,7 @@ def _collect(log: EventLog, told: Callable[[str, dict[str, Any]], None]) -> Proc
     def collect(_: Any, __: str, event: MutableMapping[str, Any]) -> NoReturn:  # noqa: ANN401
         name = event.pop("event")
         log.seen[name] += 1
-        if log.traced or name in {"consensus.equivocation", "consensus.double_sign_refused"}:
+        if log.traced or name in {"consensus.equivocation", "consensus.amnesia", "consensus.double_sign_refused"}:
             facts = {key: value for key, value in event.items() if isinstance(value, str | int)}
             log.add(name, NODE.get(), **facts)
         told(name, dict(event))

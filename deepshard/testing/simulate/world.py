@@ -36,6 +36,8 @@ LIVENESS_ROUNDS: Final = 10
 """After the last fault, every honest node decides within so many rounds."""
 SETTLE_S: Final = 40.0
 """Virtual seconds on top: for repeating votes, passing over slow peers and fetching blocks."""
+EVIDENCE_S: Final = 120.0
+"""Then what is held of evidence is on chain: a wallet may first have to give up another transaction, after 60 s."""
 _DISK_KINDS = ("crash", "restart", "bit-rot", "amnesia")
 _LINK_KINDS = ("delay", "loss", "reorder", "duplicate", "partition")
 
@@ -384,6 +386,22 @@ class World:
         if self.log.peak_round > round_ + LIVENESS_ROUNDS:
             self.oracle.fail(f"faults stopped in round {round_}, but round {self.log.peak_round} was needed")
         self.log.seen["liveness.checked"] += 1
+        await self._settle_evidence(honest)
+
+    async def _settle_evidence(self, honest: Sequence[Node]) -> None:
+        """What honest validators hold comes on chain: whoever contradicted itself is convicted."""
+        if self.oracle.violation is not None or not any(node.unsettled for node in honest):
+            return
+        self.log.seen["evidence.awaited"] += 1
+        with trio.move_on_after(EVIDENCE_S):
+            while not self._over.is_set() and any(node.unsettled for node in honest):
+                await self._next_event()
+        for node in honest:
+            for one in node.unsettled:
+                self.oracle.fail(
+                    f"{node.name} holds evidence of {one.offence.kind} at height {one.offence.height} since height "
+                    f"{one.since_height}, and at height {node.height} nobody is convicted"
+                )
 
     def _has_quorum(self, honest: Sequence[Node]) -> bool:
         newest = max(honest, key=lambda node: node.height, default=None)
