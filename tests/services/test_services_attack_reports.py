@@ -12,7 +12,14 @@ from test_services_chain import BOB, GENESIS, cluster, folder
 from test_services_light_witnesses import bought, followed, forged, name_of, tell_lies
 
 from deepshard.ballots import Vote, VoteKind
-from deepshard.consensus.forensics import ConflictingCommits, DecidedHeader, conflicting_commits, decode_accusation
+from deepshard.consensus.forensics import (
+    ConflictingCommits,
+    DecidedHeader,
+    conflicting_commits,
+    culprits,
+    decode_accusation,
+    verify_conflicting_commits,
+)
 from deepshard.consensus.light import LightBlock
 from deepshard.consensus.types import Block, CommitCertificate
 from deepshard.consensus.validators import ValidatorSet
@@ -51,7 +58,7 @@ def report(node: FullNode, evidence: object, *, common: int = 3) -> LightAttackR
 
 
 def kept(running: ChainCluster, node: FullNode) -> list[bytes]:
-    return [path.read_bytes() for path in sorted((running.folder_of(node.name) / "evidence").glob("*"))]
+    return [path.read_bytes() for path in sorted((running.folder_of(node.name) / "evidence").glob("conflicting-*"))]
 
 
 @pytest.mark.clause("6.4/32", "10.5/11")
@@ -74,6 +81,13 @@ async def test_what_a_light_client_finds_reaches_every_node(
         # The fourth node has no link with the light client: another told it.
         assert [kept(running, node) for node in nodes] == [[file.read_bytes()]] * 4
         assert [node.port.penalties for node in nodes] == [[]] * 4
+        # Who signed both loses stake for it.
+        guilty = culprits(verify_conflicting_commits(accusation, GENESIS.chain_id))
+        assert len(guilty) == 2
+        for node in nodes:
+            convictions = dict(node.view.state.convictions())
+            assert convictions.keys() == guilty
+            assert {one.offence_height for one in convictions.values()} == {accusation.first.header.height}
         late = running.start("late", BOB)
         running.connect(late, *nodes, light)
         await running.reach(light.client.height + 2, [late])
