@@ -19,17 +19,16 @@ Result = TypeVar("Result")
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 _making = threading.Lock()
-_place = threading.local()
 
 
 def in_lanes(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """`work` of every item, in the order of the items; a lane takes the next item when it is done with one.
 
-    Gradients are off in the lanes. The first exception is raised once every item has ended. Inside a lane, `in_lanes`
-    works the items off itself.
+    Every operation has one thread, whatever the number of lanes, and even where there is one item only: so the number
+    of threads can't change bits. Gradients are off in the lanes. The first exception is raised once every item has
+    ended. Inside a lane, `in_lanes` works the items off itself.
     """
-    lanes = min(torch.get_num_threads(), len(items))
-    if lanes <= 1 or getattr(_place, "is_lane", False):
+    if torch.get_num_threads() <= 1 or not items:
         return [work(item) for item in items]
     futures = [_pool(torch.get_num_threads()).submit(work, item) for item in items]
     errors = [future.exception() for future in futures]
@@ -56,4 +55,3 @@ def _enter_lane() -> None:
     torch.get_num_threads()  # the first use in a thread sets its number to the process's, and would undo the next line
     torch.set_num_threads(1)
     torch.set_grad_enabled(mode=False)
-    _place.is_lane = True
