@@ -83,7 +83,7 @@ async def test_what_a_light_client_finds_reaches_every_node(
         assert [node.port.penalties for node in nodes] == [[]] * 4
         # Who signed both loses stake for it.
         guilty = culprits(verify_conflicting_commits(accusation, GENESIS.chain_id))
-        assert len(guilty) == 2
+        assert len(guilty) >= 2  # more than a third; certificates differ in whose votes came first
         for node in nodes:
             convictions = dict(node.view.state.convictions())
             assert convictions.keys() == guilty
