@@ -3,7 +3,7 @@
 The nine highest bits of each element are rotated left by one, which puts the sign beside the mantissa and fills the top
 byte with the exponent (exactly so for bf16 and fp32), and byte k of all elements becomes plane k, the most significant
 first; an int8 element is its own plane. With a base, elements are first replaced by their XOR with the base's, so that
-what didn't change is zero. These are byte for byte the planes of the chunk codec (protocol-spec, chapter on shards), for
+what didn't change is zero. These are byte for byte the planes of the chunk codec (protocol-spec, chapter 8), also for
 weights that lie on a GPU.
 
 Shape suffixes: P planes, the bytes of one element; E elements.
