@@ -5,10 +5,7 @@ tokenizer has one). Conditional curvature is Fast-DetectGPT's statistic, (sum lo
 over the same tokens (arXiv 2310.05130, equation 5). Perturbation curvature is DetectGPT's discrepancy, log-prob minus
 the mean log-prob of the perturbed sequences (arXiv 2301.11305, equation 1), in nats a token.
 
-A text is computed together with its own perturbations, which have its length, and with nothing else: its scores don't
-depend on what is scored beside it.
-
-Shape suffixes: S sequences of one text (itself first), T positions, M rows with a target, H hidden width.
+How they are computed, and why a text's scores don't depend on what is scored beside it: `probing`.
 """
 
 from __future__ import annotations
@@ -17,8 +14,6 @@ import gc
 import math
 from collections.abc import Sequence
 from typing import Any, Final
-
-import torch
 
 from deepshard.compute.jobs import (
     ModelRef,
@@ -30,7 +25,8 @@ from deepshard.compute.jobs import (
     TextScore,
     TextScores,
 )
-from deepshard.compute.models import BadModel, build_model, head_weight, hidden_states, load_tokenizer, model_directory
+from deepshard.compute.models import BadModel, build_model, load_tokenizer, model_directory
+from deepshard.compute.probing import Scorer, Sequences
 from deepshard.compute.sketch import UnsoundWeights, sketch_update
 from deepshard.compute.store import BlobStore
 from deepshard.compute.tokens import encode_text
@@ -39,15 +35,11 @@ from deepshard.errors import LocalError, RemoteError
 from deepshard.ledger.params import ProbePlan
 from deepshard.ledger.probes import perturb
 from deepshard.ledger.transactions import ProbeScore
-from kernels.logprob_moments import logprob_moments
 
 CURATION_REPLACED_BP: Final = 1500
 CURATION_SPAN_TOKENS: Final = 2
 """How a curator perturbs: DetectGPT's 15 % of the tokens, in spans of two."""
 _SCORE_BOUND: Final = 2**40
-
-Sequences = tuple[tuple[int, ...], ...]
-"""A text's token numbers and its perturbations, all of one length."""
 
 
 def score_texts(job: ScoreTexts, report: Report) -> TextScores:
@@ -133,31 +125,12 @@ def _perturbed(tokenizer: Any, texts: Sequence[str], plan: ProbePlan, seed: byte
 
 
 def _score_groups(model: Any, groups: Sequence[Sequences], report: Report, stage: str) -> list[TextScore]:
+    scorer = Scorer(model)
     scores: list[TextScore] = []
-    for group in groups:
-        scores.append(_score(model, group))
+    for batch in scorer.batches(groups):
+        scores += scorer.scores(batch)
         report(Progress(stage=stage, done=len(scores), total=len(groups)))
     return scores
-
-
-@torch.inference_mode()
-def _score(model: Any, group: Sequences) -> TextScore:
-    numbers_ST = torch.tensor(group)
-    sequences, length = numbers_ST.shape
-    if length < 2:  # nothing follows anything: there is no token to score
-        return TextScore(tokens=0, log_prob=0.0, conditional_curvature=0.0, perturbation_curvature=0.0)
-    hidden_MH = hidden_states(model, numbers_ST)[:, :-1].reshape(sequences * (length - 1), -1)
-    moments = logprob_moments(hidden_MH, head_weight(model), numbers_ST[:, 1:].reshape(-1))
-    log_prob_S = moments.log_prob.double().view(sequences, -1).mean(1)
-    own = slice(0, length - 1)
-    spread = float(moments.variance[own].double().sum())
-    surprise = float((moments.log_prob[own].double() - moments.mean[own].double()).sum())
-    return TextScore(
-        tokens=length - 1,
-        log_prob=float(log_prob_S[0]),
-        conditional_curvature=surprise / math.sqrt(spread) if spread > 0 else 0.0,
-        perturbation_curvature=float(log_prob_S[0] - log_prob_S[1:].mean()) if sequences > 1 else 0.0,
-    )
 
 
 def _gains(scores: Sequence[TextScore], base: Sequence[TextScore]) -> tuple[ProbeScore, ...]:
