@@ -33,7 +33,7 @@ from deepshard.consensus.events import (
     VoteReceived,
 )
 from deepshard.consensus.replay import Recorder
-from deepshard.consensus.types import SafetyState, Step
+from deepshard.consensus.types import LockProof, LockProofVote, SafetyState, Step
 from deepshard.consensus.validators import ValidatorSet, proposer
 from deepshard.evidence import is_amnesia
 from deepshard.identity import SecretKey
@@ -93,10 +93,19 @@ class Node:
 
 
 class Network:
-    """Validators with the given powers at one height; `byzantine` is the place of the equivocator, if any."""
+    """Validators with the given powers at one height.
+
+    `byzantine` is the place of the equivocator, and `absent` of one that is down, if any.
+    """
 
     def __init__(
-        self, seed: int, powers: tuple[int, ...] = (1, 1, 1, 1), *, byzantine: int | None = None, amnesia: bool = False
+        self,
+        seed: int,
+        powers: tuple[int, ...] = (1, 1, 1, 1),
+        *,
+        byzantine: int | None = None,
+        absent: int | None = None,
+        amnesia: bool = False,
     ) -> None:
         self.random = random.Random(seed)
         self.validators = validator_set(*powers)
@@ -104,14 +113,13 @@ class Network:
         self.amnesia = amnesia
         self.sent: list[Input] = []
         self.waiting: list[tuple[int, Input]] = []
-        self.equivocations = self.forgotten = 0
+        self.equivocations = self.forgotten = self.proofs = 0
         self.crashes = 0
         self.chaotic = True
         self.nodes: dict[int, Node] = {}
-        self.recorders = {index: Recorder("test") for index in range(len(powers)) if index != byzantine}
-        for index in range(len(powers)):
-            if index != byzantine:
-                self._boot(Node(index, core.start_height(self._start(index, None)).state))
+        self.recorders = {index: Recorder("test") for index in range(len(powers)) if index not in {byzantine, absent}}
+        for index in self.recorders:
+            self._boot(Node(index, core.start_height(self._start(index, None)).state))
 
     def _start(self, index: int, safety: SafetyState | None) -> StartHeight:
         return StartHeight(HEIGHT, self.validators, self.validators.validators[index].address, safety)
@@ -202,17 +210,17 @@ class Network:
         """The latest round any honest node is in."""
         return max(node.state.round for node in self.nodes.values())
 
-    def chaos(self, steps: int) -> None:
-        """Let the scheduler do its worst for a number of steps."""
+    def chaos(self, steps: int, *, impatience: float = 0.07) -> None:
+        """Let the scheduler do its worst for a number of steps; timeouts are over with a chance of `impatience`."""
         for _ in range(steps):
             chance = self.random.random()
             if self.byzantine is not None and chance < 0.15:
                 self._attack(self.byzantine)
-            elif chance < 0.22:
+            elif chance < 0.15 + impatience:
                 node = self.random.choice(list(self.nodes.values()))
                 if node.timeouts:
                     self.feed(node.index, self.random.choice(node.timeouts))
-            elif chance < 0.23:
+            elif chance < 0.16 + impatience:
                 self.crashes += 1
                 self._boot(self.random.choice(list(self.nodes.values())))
             elif self.waiting:
@@ -231,11 +239,33 @@ class Network:
             ids.append(fresh)
             valid_round = self.random.randint(-1, round_ - 1) if self.random.random() < 0.3 else -1
             self._send(proposal_in(self.validators, round_, fresh, valid_round), targets)
+        if self.random.random() < 0.2:
+            self._prove(attacker, targets)
         block_id = self.random.choice([ZERO_DIGEST, *ids, *ids[-2:] * len(ids)])
         for kind in VoteKind:
             rests_on = kind is VoteKind.PREVOTE and block_id != ZERO_DIGEST and self.random.random() < 0.5
             valid_round = self.random.randint(-1, round_ - 1) if rests_on else -1
             self._send(vote_by(self.validators, attacker, kind, round_, block_id, valid_round), targets)
+
+    def _prove(self, attacker: int, targets: list[int]) -> None:
+        """Put a proof-of-lock together from prevotes of others and one of the attacker's own."""
+        prevotes = [
+            event.vote for event in self.sent if isinstance(event, VoteReceived) and event.vote.block_id != ZERO_DIGEST
+        ]
+        prevotes = [vote for vote in prevotes if vote.kind is VoteKind.PREVOTE]
+        if not prevotes:
+            return
+        chosen = self.random.choice(prevotes)
+        address = self.validators.validators[attacker].address
+        own = LockProofVote(address, self.random.randint(-1, chosen.round - 1), NO_SIGNATURE)
+        votes = {address: own}
+        for vote in prevotes:
+            if (vote.round, vote.block_id) == (chosen.round, chosen.block_id):
+                votes.setdefault(vote.validator, LockProofVote(vote.validator, vote.valid_round, vote.signature))
+        if self.validators.is_quorum(sum(map(self.validators.power_of, votes))):
+            self.proofs += 1
+            entries = tuple(entry for _, entry in sorted(votes.items()))
+            self._send(LockProofReceived(LockProof(HEIGHT, chosen.round, chosen.block_id, entries)), targets)
 
     def calm(self, rounds_max: int) -> None:
         """Stop all faults; everyone must decide within `rounds_max` rounds."""

@@ -215,7 +215,7 @@ def _rounds() -> Iterator[Json]:
     yield _case(
         "far behind: votes aren't kept, but where they are from counts",
         ("9.3/8",),
-        [_start(), _vote(0, _PREVOTE, far, _A), _vote(2, _PREVOTE, far, _A)],
+        [_start(), *_votes(_PRECOMMIT, far, NIL), *_votes(_PRECOMMIT, far, NIL)],
     )
     behind = [*_votes(_PREVOTE, 2, NIL, (0, 2)), _offer(0, _A), *_votes(_PRECOMMIT, 0, _A)]
     yield _case("decided in a round that was left", ("9.3/6",), [_start(), *behind])
@@ -242,6 +242,15 @@ def _faults() -> Iterator[Json]:
     )
     offers = [_offer(0, _A), _offer(0, _B), _offer(0, _C), *_votes(_PRECOMMIT, 0, _C), _offer(0, _C)]
     yield _case("a proposer that offers three blocks", ("9.3/7", "9.5/1"), [_start(), *offers])
+    yield _case(
+        "one block offered for two reasons is evidence, too", ("9.5/1",), [_start(), _offer(1, _A), _offer(1, _A, 0)]
+    )
+    own_round = [
+        _offer(0, _A),
+        *_votes(_PREVOTE, 0, _A, valid_round=0),
+        *_votes(_PREVOTE, 0, NIL, (0, 2), valid_round=-1),
+    ]
+    yield _case("votes that rest on their own round are none", ("9.2/9",), [_start(), *own_round])
     forgetful = [_vote(0, _PRECOMMIT, 0, _A), _vote(0, _PREVOTE, 1, _B)]
     yield _case("a prevote against a precommit is evidence", ("9.5/1",), [_start(), *forgetful])
     justified = [_vote(0, _PRECOMMIT, 0, _A), _vote(0, _PREVOTE, 2, _B, 1), _vote(2, _PREVOTE, 0, _A)]
