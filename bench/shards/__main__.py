@@ -17,11 +17,13 @@ from bench.wire.peer import silence
 
 from .codec import codec_rows
 from .exchange import exchange_rows
+from .importing import import_rows
 from .table import Row, as_json, machine, not_measured, show
 
 ROWS: dict[str, Callable[[bool], list[Row]]] = {
     "codec": codec_rows,
     "exchange": exchange_rows,
+    "import": import_rows,
 }
 """Name, and what gives its rows when told whether to be quick."""
 

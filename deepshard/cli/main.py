@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from deepshard.cli import evidence, keys, light, shards, trace
+from deepshard.cli import evidence, keys, light, shards, trace, weights
 from deepshard.cli.connection import Node
 from deepshard.cli.exits import CommandFailed
 from deepshard.cli.options import AsJson, Home, NodeUrl
@@ -32,6 +32,7 @@ app.add_typer(light.app)
 app.add_typer(evidence.app)
 app.add_typer(trace.app)
 app.add_typer(shards.app)
+app.add_typer(weights.app)
 app.add_typer(licence_app)
 
 ProposalId = Annotated[str, typer.Argument(metavar="PROPOSAL", help="Identifier: 64 hexadecimal digits.")]

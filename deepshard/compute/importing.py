@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deepshard.compute.jobs import ImportModel, ImportResult, Progress
-from deepshard.compute.models import KEPT_FILES, BadModel, build_model, load_tokenizer, one_line, tied_names
+from deepshard.compute.model_files import KEPT_FILES
+from deepshard.compute.models import BadModel, build_model, load_tokenizer, one_line, tied_names
 from deepshard.compute.store import BlobStore
 from deepshard.compute.tiny import make_tiny
 from deepshard.compute.weights import Report, store_model

@@ -6,32 +6,17 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.initialization import no_init_weights
 
+from deepshard.compute.model_files import FILE_BYTES_MAX, KEPT_FILES
 from deepshard.compute.store import BlobStore
 from deepshard.errors import LocalError
-from deepshard.limits import MIB
 from deepshard.shards.manifest import Manifest
-
-KEPT_FILES: Final = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "vocab.json",
-)
-"""The files a model is built from; others in a manifest are ignored."""
-FILE_BYTES_MAX: Final = 64 * MIB
 
 
 class BadModel(LocalError):

@@ -6,8 +6,12 @@ two rooms stand on one layer and don't import each other, and this side needs on
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from deepshard.errors import DiskCorruption, LocalError
@@ -59,33 +63,63 @@ class BlobStore:
             raise DiskCorruption(f"{path} does not have the content its name states")
         return data
 
-    def put(self, data: bytes) -> bytes:
+    def put(self, data: bytes | memoryview, *, digest: bytes | None = None, verify: bool = False) -> bytes:
         """Add a blob and return its digest; durable when this returns. Adding one that is there costs a hash.
+
+        Args:
+            digest: content address of `data`, where the caller has just computed it.
+            verify: whether to read what lies under the blob's name, and to replace it if that is something else.
 
         Raises:
             LocalError: the disk is full, or the folder can't be written.
         """
-        digest = content_digest(data)
+        digest = content_digest(data) if digest is None else digest
         path = self.path(digest)
-        if path.is_file():
+        if path.is_file() and (not verify or self.is_intact(digest)):
             return digest
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        with self._explained():
+            # As the node's store does it: what a writer that was killed leaves is swept when a node starts there.
+            folder = self.root / "tmp"
+            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=folder)
             try:
                 with os.fdopen(handle, "wb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX)
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                Path(temporary).replace(path)
+                    Path(temporary).replace(path)
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
                 raise
-            folder = os.open(path.parent, os.O_RDONLY)
+            opened = os.open(path.parent, os.O_RDONLY)
             try:
-                os.fsync(folder)  # the rename itself: a trainer commits to what lies here
+                os.fsync(opened)  # the rename itself: a trainer commits to what lies here
             finally:
-                os.close(folder)
-        except OSError as error:
-            raise LocalError(f"cannot write to the store {self.root}: {error.strerror}") from error
+                os.close(opened)
         return digest
+
+    def is_intact(self, digest: bytes, size: int | None = None) -> bool:
+        """Whether the blob is there, of that size, and its bytes have the digest."""
+        try:
+            data = self.path(digest).read_bytes()
+        except OSError:
+            return False
+        return (size is None or len(data) == size) and content_digest(data) == digest
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LocalError(f"cannot write to the store {self.root}: {advice(error)}") from error
+
+
+def advice(error: OSError) -> str:
+    """What a person can do about a disk that refuses to be written."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return "the disk is full: free some space and go on, what is stored already stays valid"
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"{os.strerror(error.errno)}: make it writable for this user, or choose another folder"
+    return error.strerror or str(error)

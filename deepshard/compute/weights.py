@@ -12,21 +12,19 @@ import torch
 from torch import Tensor
 
 from deepshard.compute.jobs import ModelRef, Progress
+from deepshard.compute.lineage import DELTA_CHAIN_MAX, decode_in, lineage_of
 from deepshard.compute.store import BlobStore
 from deepshard.encoding import encode
 from deepshard.errors import LocalError
 from deepshard.primitives import ZERO_DIGEST
-from deepshard.shards.codec import decode_and_verify, encode_entry
+from deepshard.shards.codec import encode_entry
 from deepshard.shards.layout import row_elements, split_file, tensor_rows
 from deepshard.shards.manifest import DType, FileEntry, Manifest, ShardEntry, TensorEntry, TensorSlice
 from deepshard.shards.partition import plan_shards
-from deepshard.shards.rules import check_child, check_manifest, decode_manifest, manifest_digest, weights_root
+from deepshard.shards.rules import check_manifest, decode_manifest, manifest_digest, weights_root
 
 Report = Callable[[Progress], None]
 
-DELTA_CHAIN_MAX: Final = 64
-"""Versions that deltas may be stacked before a version is stored whole; reading costs one decode of a shard for
-each."""
 _THREADS: Final = 2
 _DELTA_WORTH: Final = 0.6
 """A delta chunk above this share of the decoded bytes is compared with the shard encoded whole."""
@@ -37,10 +35,6 @@ _TORCH_TYPES: Final[dict[DType, torch.dtype]] = {
     "i8": torch.int8,
 }
 _NAMES: Final = {kind: name for name, kind in _TORCH_TYPES.items()}
-
-
-class BadDeltaChain(LocalError):
-    """More deltas on top of each other than are ever written."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +69,16 @@ def load_weights(ref: ModelRef, report: Report, *, base: Weights | None = None) 
     """
     store = BlobStore(ref.store)
     manifest = read_manifest(ref)
-    chain = _chain(manifest, store, base)
+    chain = lineage_of(manifest, store, base.manifest if base else None)
     tensors = {entry.name: torch.empty(entry.shape, dtype=_TORCH_TYPES[entry.dtype]) for entry in manifest.tensors}
     loaded = Weights(manifest, tensors)
 
+    def known(number: int) -> bytes:
+        assert base is not None
+        return _bytes(base, chain[-1].shards[number].slices)
+
     def place(number: int) -> None:
-        decoded = _decode(number, chain, store, base)
+        decoded = decode_in(chain, number, store, known)
         start = 0
         for part in manifest.shards[number].slices:
             target = _block(loaded, part)
@@ -157,7 +155,7 @@ def store_model(
 
 def delta_depth(manifest: Manifest, store: BlobStore) -> int:
     """Number of versions under `manifest` that reading it needs."""
-    return len(_chain(manifest, store, None)) - 1
+    return len(lineage_of(manifest, store)) - 1
 
 
 def _entry(name: str, tensor: Tensor) -> TensorEntry:
@@ -165,39 +163,6 @@ def _entry(name: str, tensor: Tensor) -> TensorEntry:
     if kind is None:
         raise LocalError(f"tensor {name} has type {tensor.dtype}, which is not stored")
     return TensorEntry(name, kind, tuple(tensor.shape))
-
-
-def _chain(manifest: Manifest, store: BlobStore, base: Weights | None) -> list[Manifest]:
-    """The manifest and the ancestors whose chunks it needs, newest first; `base`, being decoded, ends it."""
-    chain = [manifest]
-    while any(shard.codec == "xor-planes" for shard in chain[-1].shards):
-        if base is not None and chain[-1].parent == manifest_digest(base.manifest):
-            check_child(chain[-1], base.manifest)
-            break
-        if len(chain) > DELTA_CHAIN_MAX:
-            raise BadDeltaChain(f"deltas are stacked more than {DELTA_CHAIN_MAX} versions high")
-        parent = decode_manifest(store.get(chain[-1].parent, "parent manifest"))
-        check_child(chain[-1], parent)
-        chain.append(parent)
-    return chain
-
-
-def _decode(number: int, chain: list[Manifest], store: BlobStore, base: Weights | None) -> bytes | memoryview:
-    needed: list[Manifest] = []
-    for manifest in chain:
-        needed.append(manifest)
-        if manifest.shards[number].codec != "xor-planes":
-            break
-    decoded: bytes | memoryview | None = None
-    if needed[-1].shards[number].codec == "xor-planes":
-        assert base is not None
-        decoded = _bytes(base, needed[-1].shards[number].slices)
-    for manifest in reversed(needed):
-        shard = manifest.shards[number]
-        chunk = store.get(shard.chunk, f"chunk of shard {number}")
-        decoded = decode_and_verify(shard, manifest.tensors, chunk, decoded if shard.codec == "xor-planes" else None)
-    assert decoded is not None
-    return decoded
 
 
 def _block(weights: Weights, part: TensorSlice) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:

@@ -30,7 +30,7 @@ def test_the_short_form_shows_every_row_it_writes(tmp_path: Path) -> None:
 def test_rows_that_do_not_exist_are_refused_in_one_line() -> None:
     done = run("--only", "colour")
     assert done.returncode == 2
-    assert "no row 'colour': choose from codec" in done.stderr.splitlines()[-1]
+    assert "no row 'colour': choose from codec," in done.stderr.splitlines()[-1]
 
 
 def test_what_could_not_be_measured_is_not_met() -> None:
