@@ -36,6 +36,7 @@ from deepshard.wire.messages import (
 OFFERS_EVERY_S = 5.0
 OFFERS_PATIENCE_S = 2.0
 PATIENCE_S = 4.0
+CHUNK_PATIENCE_S_MAX = 60.0
 GIVE_UP_S = 30.0
 """Without anything verified for so long, joining has failed."""
 CHUNKS_PER_PEER = 2
@@ -125,7 +126,7 @@ class SnapshotJoin:
         )
         self._blocks_asked: Enquiries[int] = Enquiries(numbers, patience_s=PATIENCE_S, per_peer=1)
         self._chunks_asked: Enquiries[tuple[int, range]] = Enquiries(
-            numbers, patience_s=PATIENCE_S, per_peer=CHUNKS_PER_PEER
+            numbers, patience_s=PATIENCE_S, per_peer=CHUNKS_PER_PEER, patience_max_s=CHUNK_PATIENCE_S_MAX
         )
 
     # -- what this comes to ------------------------------------------------------------------------------------------
@@ -224,7 +225,7 @@ class SnapshotJoin:
         Raises:
             RemoteError: it isn't of this state, or not what was asked for.
         """
-        asked, target = self._chunks_asked.end(peer, answer.request), self._target
+        asked, target = self._chunks_asked.end(peer, answer.request, now), self._target
         if asked is None or target is None or asked[0] != target.height or target.light is None:
             return None
         self._misses.pop(peer, None)
@@ -362,11 +363,11 @@ class SnapshotJoin:
         paths = verify_chunk(target.light.header.state_root, chunk)
         if asked_for is not None and not paths.start <= asked_for < paths.stop:
             raise InvalidStateChunk(f"a chunk came that is not responsible for the path {asked_for:064x}")
+        self._moved_at = now  # also where another was faster: a slow link is no dead one
         if not target.coverage.add(paths):
             return None
         target.step = paths.stop - paths.start if not target.chunks else max(target.step, paths.stop - paths.start)
         target.chunks.append(chunk)
-        self._moved_at = now
         return KeptChunk(cursor_of(paths.start), data)
 
     def _pass_over(self, peer: bytes, target: _Target) -> None:

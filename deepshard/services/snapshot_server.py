@@ -1,4 +1,7 @@
-"""Hands over whole states, chunk by chunk, to nodes that join: the newest at multiples of the snapshot interval."""
+"""Hands over whole states, chunk by chunk, to nodes that join: the newest at multiples of the snapshot interval.
+
+A state that somebody is fetching stays on offer until it isn't asked for any more: whoever is slow ends, too.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,12 @@ from deepshard.services.view import ChainView
 from deepshard.wire.messages import SnapshotChunk, SnapshotChunkRequest, Snapshots, SnapshotsRequest
 
 _log = structlog.get_logger(__name__)
+LENT_S = 60.0
+"""A state is lent for so long after it was last asked for, though newer ones have taken its place."""
+LENT_MAX = 4
+"""States lent beyond the newest ones; those asked for last stay."""
+LENT_INTERVALS_MAX = 16
+"""Snapshot intervals that a lent state may be behind: nobody keeps one alive for ever."""
 CHUNKS_PER_PEER = 4
 """Chunks sent to one peer at a time; what it asks for beyond is dropped, and it asks again or elsewhere."""
 
@@ -37,6 +46,8 @@ class SnapshotServer:
         self._network = network
         self._interval = interval
         self._loaded: dict[int, State] = {}
+        self._lent: dict[int, tuple[float, State]] = {}
+        """States by height that were asked for, and when last."""
         self._sending: Counter[bytes] = Counter()
         self.mailbox: Mailbox[Received] = Mailbox()
 
@@ -61,7 +72,9 @@ class SnapshotServer:
     def _heights(self) -> tuple[int, ...]:
         stored = self._store.snapshot_heights()
         offered = handed_over_heights(self._view.height, self._interval)
-        return tuple(height for height in offered if height in self._view.handed_over or height in stored)
+        newest = {height for height in offered if height in self._view.handed_over or height in stored}
+        self._call_in()
+        return tuple(sorted(newest | self._lent.keys()))
 
     async def _send_chunk(self, peer: PeerInfo, request: SnapshotChunkRequest) -> None:
         try:
@@ -74,8 +87,24 @@ class SnapshotServer:
                 del self._sending[peer.public_key]
 
     def _state(self, height: int) -> State | None:
+        state = self._on_offer(height)
+        if state is not None:
+            self._lent[height] = (trio.current_time(), state)
+        self._call_in()
+        return state
+
+    def _call_in(self) -> None:
+        """Forget lent states that nobody asks for any more, or that are too many or too old."""
+        newest = handed_over_heights(self._view.height, self._interval)
+        now, oldest = trio.current_time(), self._view.height - LENT_INTERVALS_MAX * self._interval
+        fresh = {at: lent for at, lent in self._lent.items() if now - lent[0] < LENT_S and at >= oldest}
+        beyond = sorted((at for at in fresh if at not in newest), key=lambda at: fresh[at][0])[:-LENT_MAX]
+        self._lent = {at: lent for at, lent in fresh.items() if at not in beyond}
+
+    def _on_offer(self, height: int) -> State | None:
         if height not in handed_over_heights(self._view.height, self._interval):
-            return None
+            self._call_in()
+            return self._lent[height][1] if height in self._lent else None
         state = self._view.handed_over.get(height) or self._loaded.get(height)
         if state is None and (state := self._load(height)) is not None:
             newest = sorted({**self._loaded, height: state})[-HANDED_OVER:]

@@ -20,6 +20,7 @@ from deepshard.encoding import decode, encode
 from deepshard.ledger import state as state_module
 from deepshard.ledger.trie_chunks import InvalidStateChunk, StateChunk, chunk_at
 from deepshard.limits import BLOCK_BYTES_MAX, BODY_BYTES_MAX
+from deepshard.net.types import Received
 from deepshard.services.catching_up import SnapshotPolicy
 from deepshard.testing.chain_cluster import ChainCluster, FullNode
 from deepshard.testing.chain_history import grow_chain
@@ -267,3 +268,35 @@ async def test_blocks_come_from_several_peers_past_one_that_forges_and_one_that_
         assert same_state([late, *nodes], HEIGHT)
         assert {name for name, _ in late.port.penalties} == {forger}
         assert min(sent[nodes[2].port.name], sent[nodes[3].port.name]) > 100, "the work is shared"
+
+
+@pytest.mark.clause("6.4/25")
+async def test_a_state_that_is_being_fetched_stays_on_offer_when_newer_ones_have_come(
+    folder: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with grown(folder) as (running, nodes):
+        under_way: list[Received] = []
+
+        def slowly(sender: str, receiver: str, message: Message, attachment: bytes) -> tuple[Message, bytes] | None:
+            if not receiver.startswith("late") or not isinstance(message, SnapshotChunk) or message.chunk is None:
+                return message, attachment
+            info = next(node.port.info for node in nodes if node.port.name == sender)
+            under_way.append(Received(info, message, attachment))
+            return None
+
+        async def arrive() -> None:
+            """One chunk in six seconds reaches the joining node, in the order in which they were sent."""
+            while True:
+                await pass_time(6)
+                if under_way:
+                    late.port.notify(under_way.pop(0))
+
+        running.network.tamper = slowly
+        late = running.start("late", ALICE)
+        running.connect(late, *nodes)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(arrive)
+            await running.reach(HEIGHT + 100, [late], within_s=600)
+            nursery.cancel_scope.cancel()
+        assert late.store.base == 400
+        assert nodes[0].view.height > 500  # 400 wasn't among the newest two any more
