@@ -55,6 +55,7 @@ def validate_block(
     validators: ValidatorSet,
     proposer: bytes | None = None,
     time_ms_max: int | None = None,
+    interval_ms: int = 1,
 ) -> None:
     """Check that a block is a well-formed successor of `parent`, all but its execution.
 
@@ -67,6 +68,7 @@ def validate_block(
             stem from an earlier round.
         time_ms_max: the latest time accepted, our clock plus `CLOCK_DRIFT_MS_MAX`; given for a fresh proposal only,
             since whether a committed block is valid can't depend on anyone's clock.
+        interval_ms: by how much its time has to be above the parent's at least.
 
     Raises:
         InvalidBlock: with what was found and what was expected.
@@ -76,8 +78,11 @@ def validate_block(
     _expect(header, "chain id", header.chain_id, chain_id)
     _expect(header, "height", header.height, parent.height + 1)
     _expect(header, "parent", header.parent_id, parent.block_id)
-    if header.time_ms <= parent.time_ms:
-        raise InvalidBlock(f"block {header.height} has time {header.time_ms}, its parent {parent.time_ms} ms")
+    if header.time_ms < parent.time_ms + interval_ms:
+        raise InvalidBlock(
+            f"block {header.height} has time {header.time_ms}, its parent {parent.time_ms} ms: "
+            f"at least {interval_ms} ms have to be between them"
+        )
     if time_ms_max is not None and header.time_ms > time_ms_max:
         raise InvalidBlock(f"block {header.height} has time {header.time_ms}, later than {time_ms_max} ms")
     _expect(header, "validators hash", header.validators_hash, validators.hash())
@@ -143,13 +148,14 @@ def build_header(
     next_validators_hash: bytes,
     manifest: bytes,
     onion_preimage: bytes,
+    interval_ms: int = 1,
 ) -> Header:
-    """Header of a new block on `parent`; where our clock is behind, its time is the parent's plus 1 ms."""
+    """Header of a new block on `parent`; where our clock is behind, its time is the earliest that is valid."""
     return Header(
         version=BLOCK_VERSION,
         chain_id=chain_id,
         height=parent.height + 1,
-        time_ms=max(now_ms, parent.time_ms + 1),
+        time_ms=max(now_ms, parent.time_ms + interval_ms),
         parent_id=parent.block_id,
         proposer=proposer,
         last_commit_hash=certificate_hash(last_commit),

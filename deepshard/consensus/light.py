@@ -3,15 +3,13 @@
 Sequential verification takes the next header: its validators must be those the trusted header announced. Skipping
 verification takes any later one: more than a third of the power trusted now must have signed it (so at least one
 honest validator has, while the trusted ones still have stake to lose), and more than two thirds of its own set
-(Braithwaite et al., arXiv 2010.07031, section 3). Trust lasts for the trusting period, which has to be shorter than
+(Braithwaite et al., arXiv 2010.07031, section 3). Trust lasts for the trusting period, which genesis sets shorter than
 the unbonding delay. Time is an argument.
 
 `light_client` makes a client of it, which asks peers and compares what they show.
 """
 
 from __future__ import annotations
-
-from typing import Final
 
 from deepshard.consensus.blocks import BLOCK_VERSION
 from deepshard.consensus.certificates import InvalidCertificate, verify_certificate
@@ -26,9 +24,6 @@ from deepshard.limits import (
     VALIDATOR_SET_BYTES_MAX,
 )
 from deepshard.primitives import Digest, Height
-
-TRUSTING_PERIOD_MS: Final = 7 * 24 * 3600 * 1000
-"""How old a header may be that later ones are verified from."""
 
 
 class InvalidLightBlock(RemoteError):

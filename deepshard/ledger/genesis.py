@@ -20,7 +20,7 @@ from deepshard.ledger.records import (
 )
 from deepshard.ledger.state import Draft, State
 from deepshard.ledger.trie import Trie
-from deepshard.limits import PROBES_MAX, VALIDATORS_MAX
+from deepshard.limits import CLOCK_DRIFT_MS_MAX, PROBES_MAX, VALIDATORS_MAX
 from deepshard.primitives import address_of, tagged_hash
 
 
@@ -73,6 +73,9 @@ def _check_params(params: Params) -> None:
     rules = (
         (params.committee_size >= 1, "committee_size must be at least 1"),
         (params.epoch_blocks >= 1, "epoch_blocks must be at least 1"),
+        (params.block_interval_ms >= 1, "block_interval_ms must be at least 1"),
+        (params.trusting_period_ms >= 1, "trusting_period_ms must be at least 1"),
+        (params.trusting_period_ms <= punishable_ms(params), _too_long_trust(params)),
         (params.unbonding_blocks > params.epoch_blocks, "unbonding_blocks must be above epoch_blocks"),
         (params.jail_blocks >= params.epoch_blocks, "jail_blocks must be at least epoch_blocks"),
         (params.threshold_floor_bp <= params.threshold_ceiling_bp, "threshold_floor_bp is above threshold_ceiling_bp"),
@@ -93,6 +96,19 @@ def _check_params(params: Params) -> None:
     wrong += [f"{name}_blocks must be at least 1" for name in phases if getattr(params, f"{name}_blocks") < 1]
     if wrong:
         raise UsageError("genesis parameters are inconsistent: " + "; ".join(wrong))
+
+
+def _too_long_trust(params: Params) -> str:
+    return (
+        f"trusting_period_ms is {params.trusting_period_ms}, and must be at most {punishable_ms(params)}: "
+        "(unbonding_blocks - epoch_blocks) * block_interval_ms is the least time in which who signed a header can "
+        f"withdraw its stake, and {2 * CLOCK_DRIFT_MS_MAX} ms of it are for clocks"
+    )
+
+
+def punishable_ms(params: Params) -> int:
+    """For how long after the time of a header the stake behind it is there at least, by anybody's clock; see 10.5/7."""
+    return (params.unbonding_blocks - params.epoch_blocks) * params.block_interval_ms - 2 * CLOCK_DRIFT_MS_MAX
 
 
 def _issued(genesis: Genesis) -> int:

@@ -87,6 +87,10 @@ class Params(Record, frozen=True):
     """Validator-set changes take effect at heights divisible by this."""
     jail_blocks: Count
     """A convicted validator may ask to be let back in after so many blocks."""
+    block_interval_ms: Count
+    """By how much the time of a block is above its parent's at least; so blocks bound time from below."""
+    trusting_period_ms: Count
+    """How old a header may be that light clients verify later ones from: its signers must still have stake to lose."""
     recipe: Recipe
     probes: ProbePlan
     verdict: VerdictLimits

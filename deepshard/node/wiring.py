@@ -8,7 +8,6 @@ from pathlib import Path
 
 from deepshard.actors import Supervisor
 from deepshard.compute.client import ComputeClient
-from deepshard.consensus.light import TRUSTING_PERIOD_MS
 from deepshard.consensus.types import Block, CommitCertificate
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.chunks import ChunkStore
@@ -231,7 +230,6 @@ class Node:
                 store=self._store,
                 network=self.network,
                 evidence=Accusations(self._genesis.chain_id, self._evidence, self._locker),
-                trusting_period_ms=TRUSTING_PERIOD_MS,
                 now_ms=self._now_ms,
             )
             routes[wire.LightAttackReport] = _narrow(reports.mailbox.put)

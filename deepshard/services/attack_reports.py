@@ -54,14 +54,13 @@ class AttackReports:
         store: ChainStore,
         network: NetworkPort,
         evidence: EvidenceKeeper,
-        trusting_period_ms: int,
         now_ms: Callable[[], int],
     ) -> None:
         self._genesis = genesis
         self._store = store
         self._network = network
         self._evidence = evidence
-        self._trusting_period_ms = trusting_period_ms
+        self._trusting_period_ms = genesis.params.trusting_period_ms
         self._now_ms = now_ms
         self._seen: set[bytes] = set()
         self.mailbox: Mailbox[Received] = Mailbox()

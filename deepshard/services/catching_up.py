@@ -12,7 +12,7 @@ import msgspec
 import structlog
 import trio
 
-from deepshard.consensus.light import TRUSTING_PERIOD_MS, LightState, trust_genesis
+from deepshard.consensus.light import LightState, trust_genesis
 from deepshard.disk.chain import ChainStore, StoredBlock
 from deepshard.encoding import encode
 from deepshard.errors import RemoteError
@@ -42,12 +42,12 @@ class SnapshotPolicy(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         gap_blocks: how far behind it has to be; 0 for never.
         named: height and id of a block that a person vouches for, where genesis is too old.
-        trusting_period_ms: how old what is trusted may be.
+        trusting_period_ms: how old what is trusted may be, where that isn't what genesis says.
     """
 
     gap_blocks: int = SNAPSHOT_GAP_BLOCKS
     named: tuple[int, bytes] | None = None
-    trusting_period_ms: int = TRUSTING_PERIOD_MS
+    trusting_period_ms: int | None = None
 
 
 class CatchUp:
@@ -178,7 +178,7 @@ class CatchUp:
             self._trusted(),
             above=self._executor.height + self._policy.gap_blocks,
             numbers=self._numbers,
-            trusting_period_ms=self._policy.trusting_period_ms,
+            trusting_period_ms=self._policy.trusting_period_ms or self._genesis.params.trusting_period_ms,
             named=None if named is None or named[0] <= self._executor.height else named,
             resumable=self._store.part_heights(),
         )

@@ -99,7 +99,7 @@ class ChainService:
         self._network = network
         self._key = key
         self._onion = onion
-        self._pacing = pacing
+        self._pacing = pacing.at_least(genesis.params.block_interval_ms)
         self._now_ms = now_ms
         self.mailbox: Mailbox[ChainMessage] = Mailbox()
         policy = snapshots or SnapshotPolicy()

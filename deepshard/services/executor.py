@@ -178,6 +178,7 @@ class ChainExecutor:
             validators=self.validators,
             proposer=proposer,
             time_ms_max=time_ms_max,
+            interval_ms=self._genesis.params.block_interval_ms,
         )
         header = block.header
         context = BlockContext(header.chain_id, header.height, header.proposer, header.onion_preimage)
@@ -235,6 +236,7 @@ class ChainExecutor:
             next_validators_hash=self._validators_after(result.state).hash(),
             manifest=result.state.current_model().manifest,
             onion_preimage=onion_preimage,
+            interval_ms=self._genesis.params.block_interval_ms,
         )
         block = Block(header, chosen, self.certificate)
         block_id = header.block_id()

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from deepshard.actors import Mailbox, Reply
-from deepshard.consensus.light import TRUSTING_PERIOD_MS, InvalidLightBlock, LightState, trust_genesis
+from deepshard.consensus.light import InvalidLightBlock, LightState, trust_genesis
 from deepshard.consensus.light_attack import blame, evidence_of
 from deepshard.consensus.light_client import LightClientCore
 from deepshard.consensus.light_events import (
@@ -143,7 +143,7 @@ class LightClient:
         stored = journal.get(_TRUST_KEY)
         self._core = LightClientCore(
             trust_genesis(genesis.chain_id, genesis.hash(), genesis.time_ms, validators_of(genesis_state(genesis))),
-            trusting_period_ms=TRUSTING_PERIOD_MS,
+            trusting_period_ms=genesis.params.trusting_period_ms,
             salt=os.urandom(16),
             saved=None if stored is None else decode(stored, SavedTrust, bytes_max=TRUST_BYTES_MAX),
             trust=trust,

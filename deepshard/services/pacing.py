@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deepshard.consensus.types import Step
 
@@ -15,6 +15,15 @@ class Pacing:
     empty_block_interval_s: float = 1.0
     propose_timeout_s: float = 3.0
     vote_timeout_s: float = 1.0
+
+    def at_least(self, interval_ms: int) -> Pacing:
+        """The same, with pauses that keep the times of blocks from running ahead of the clock; see 10.3/1."""
+        interval_s = interval_ms / 1000
+        return replace(
+            self,
+            block_interval_s=max(self.block_interval_s, interval_s),
+            empty_block_interval_s=max(self.empty_block_interval_s, interval_s),
+        )
 
     def timeout_s(self, step: Step, round_: int) -> float:
         """How long to wait in a step of a round."""

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import trio
 
-from deepshard.consensus.light import TRUSTING_PERIOD_MS
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.evidence import EvidenceFolder
 from deepshard.disk.journal import Journal
@@ -125,7 +124,6 @@ class ChainCluster:
             store=store,
             network=port,
             evidence=Accusations(self.genesis.chain_id, files, locker),
-            trusting_period_ms=TRUSTING_PERIOD_MS,
             now_ms=self.now_ms,
         )
         self.nodes[name] = node

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trio
+from msgspec.structs import replace
 from nacl.pwhash import argon2id
 
 from deepshard.disk.chain import ChainStore
@@ -34,6 +35,7 @@ from deepshard.wire.messages import HeadersRequest, Message, ProofRequest, Statu
 VALIDATORS = [SecretKey(content_digest(b"light validator %d" % number)) for number in range(4)]
 ALICE = SecretKey(content_digest(b"alice"))
 ONIONS = {key.address: OnionChain(tagged_hash("onion seed", key.seed)) for key in VALIDATORS}
+PARAMS = replace(SMALL_PARAMS, trusting_period_ms=7 * 24 * 3600 * 1000, unbonding_blocks=70_000_000)
 PATIENCE_S = 60.0
 # The node's own command; it asks no worker for anything here, and one that loads torch costs five seconds of a core.
 NODE = (
@@ -47,7 +49,7 @@ def make_genesis(validators: Sequence[SecretKey] = VALIDATORS, *, age_ms: int = 
     return Genesis(
         chain_id="light-test",
         time_ms=time.time_ns() // 1_000_000 - age_ms,
-        params=SMALL_PARAMS,
+        params=PARAMS,
         validators=tuple(GenesisValidator(key.public, 1000 * TOKEN, ONIONS[key.address].tip) for key in validators),
         accounts=(GenesisAccount(ALICE.address, 5000 * TOKEN),),
         manifest=content_digest(b"manifest"),

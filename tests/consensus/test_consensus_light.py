@@ -130,6 +130,15 @@ def test_a_header_that_does_not_fit_is_refused(changes: dict[str, Any], fault: s
         )
 
 
+@pytest.mark.clause("10.3/1")
+def test_times_are_as_far_apart_as_the_network_asks() -> None:
+    tip, block, _ = CHAIN_OF_8[2]
+    apart = block.header.time_ms - tip.time_ms
+    check(block, tip, interval_ms=apart)
+    with pytest.raises(InvalidBlock, match=f"at least {apart + 1} ms have to be between them"):
+        check(block, tip, interval_ms=apart + 1)
+
+
 @pytest.mark.clause("10.3/2")
 def test_validators_must_be_those_the_parent_announced() -> None:
     tip, block, _ = CHAIN_OF_8[2]

@@ -90,6 +90,12 @@ def test_contradictions_are_refused(genesis: Genesis, message: str) -> None:
         (replace(PARAMS, epoch_blocks=0), "epoch_blocks"),
         (replace(PARAMS, unbonding_blocks=5), "unbonding_blocks"),
         (replace(PARAMS, jail_blocks=4), "jail_blocks"),
+        (replace(PARAMS, block_interval_ms=0), "block_interval_ms must be at least 1"),
+        (replace(PARAMS, trusting_period_ms=0), "trusting_period_ms must be at least 1"),
+        (
+            replace(PARAMS, trusting_period_ms=4_180_001),
+            r"trusting_period_ms is 4180001, and must be at most 4180000: \(",
+        ),
         (replace(PARAMS, threshold_floor_bp=9500), "threshold_floor_bp"),
         (replace(PARAMS, fee_holders_bp=9000), "fee_holders_bp"),
         (replace(PARAMS, vote_reveal_blocks=0), "vote_reveal_blocks"),

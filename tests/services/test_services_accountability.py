@@ -45,7 +45,7 @@ VALIDATORS = sorted(
 )
 TRAITOR = VALIDATORS[3]
 ONIONS = {key.address: OnionChain(key.seed, 2000) for key in VALIDATORS}
-PARAMS = replace(SMALL_PARAMS, unbonding_blocks=60, jail_blocks=30)
+PARAMS = replace(SMALL_PARAMS, unbonding_blocks=60, jail_blocks=30, block_interval_ms=1000, trusting_period_ms=35_000)
 GENESIS = Genesis(
     chain_id="accountable",
     time_ms=1_700_000_000_000,

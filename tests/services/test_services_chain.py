@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from deepshard.ballots import Proposal, Vote, VoteKind
 from deepshard.consensus.types import Block
@@ -32,6 +34,7 @@ from deepshard.limits import BLOCK_BYTES_MAX
 from deepshard.net.types import Received
 from deepshard.primitives import UNITS_PER_TOKEN, content_digest
 from deepshard.services.executor import SNAPSHOT_BLOCKS
+from deepshard.services.pacing import Pacing
 from deepshard.services.wallet import IN_FLIGHT, Wallet
 from deepshard.testing.builders import SMALL_PARAMS as PARAMS
 from deepshard.testing.chain_cluster import ChainCluster, FullNode, until
@@ -107,6 +110,27 @@ async def test_validators_agree_and_a_transfer_is_applied(folder: Path, autojump
         assert state.account(BOB.address).balance == 1007 * TOKEN
         assert state.account(ALICE.address).balance == 993 * TOKEN - PARAMS.transaction_fee
         assert state.money() == state.supply().genesis
+
+
+@pytest.mark.clause("9.6/3", "10.3/1")
+async def test_blocks_keep_the_networks_distance_and_do_not_run_ahead_of_the_clock(
+    folder: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    genesis = replace(GENESIS, params=replace(PARAMS, block_interval_ms=700))
+    hasty = Pacing(block_interval_s=0.05, empty_block_interval_s=0.05)
+    async with trio.open_nursery() as nursery:
+        running = ChainCluster(genesis, ONIONS, folder, nursery)
+        nodes = [running.start(f"v{i}", key, pacing=hasty) for i, key in enumerate(VALIDATORS)]
+        running.connect(*nodes)
+        await running.reach(12, nodes)
+        assert nodes[0].view.header is not None
+        assert nodes[0].view.header.time_ms <= running.now_ms()
+        blocks = [nodes[0].store.block(height) for height in range(1, 13)]
+        nursery.cancel_scope.cancel()
+    times = [decode(one.block, Block, bytes_max=BLOCK_BYTES_MAX).header.time_ms for one in blocks if one is not None]
+    apart = [later - earlier for earlier, later in pairwise(times)]
+    assert min(apart) >= 700
+    assert max(apart) < 1500
 
 
 @pytest.mark.clause("6.4/6")

@@ -31,6 +31,8 @@ PARAMS: Final = Params(
     unbonding_blocks=12,
     epoch_blocks=5,
     jail_blocks=8,
+    block_interval_ms=600_000,
+    trusting_period_ms=60_000,
     recipe=Recipe(passes=2, batch_segments=2, learning_rate_nano=20_000, weight_decay_nano=0, segment_tokens_max=96),
     probes=ProbePlan(
         batch=2,

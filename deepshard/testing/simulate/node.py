@@ -12,7 +12,6 @@ from typing import Protocol
 import trio
 
 from deepshard.consensus.forensics import Accusation
-from deepshard.consensus.light import TRUSTING_PERIOD_MS
 from deepshard.consensus.types import Header
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.files import Connection, Files
@@ -227,7 +226,6 @@ class Node:
             store=store,
             network=port,
             evidence=Accusations(world.genesis.chain_id, self.evidence, locker),
-            trusting_period_ms=TRUSTING_PERIOD_MS,
             now_ms=self.now_ms,
         )
 

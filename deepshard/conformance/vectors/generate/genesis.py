@@ -173,6 +173,9 @@ def _parameters() -> Iterator[Json]:
         yield _bad(f"{name} = {value}", _PARAMS, _with({name: value}))
     for params in (
         {"unbonding_blocks": 5, "epoch_blocks": 5},
+        {"block_interval_ms": 0},
+        {"trusting_period_ms": 0},
+        {"trusting_period_ms": 7 * 600_000 - 20_000 + 1},
         {"jail_blocks": 4, "epoch_blocks": 5},
         {"threshold_floor_bp": 5001, "threshold_ceiling_bp": 5000},
         {"fee_holders_bp": 6000, "fee_treasury_bp": 4001},

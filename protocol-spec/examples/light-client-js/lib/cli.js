@@ -14,7 +14,7 @@ proves the current model against the state root, and downloads the manifest and 
   --peer HOST:PORT   node to connect to; an IPv6 address stands in brackets
   --genesis FILE     genesis file of the network
   --trust HEIGHT:ID  header to begin from instead of genesis, by the hexadecimal block id that a source you trust gave
-                     you; needed where genesis is more than 7 days old
+                     you; needed where genesis is older than the network's trusting period
   --headers N        headers to verify one after another; then it skips to the newest (default 3)
   --follow N         blocks to wait for and verify after that (default 1)
   --shard K          shard of the current weights to download, counted from 0 (default: none)

@@ -21,6 +21,7 @@ export class Follower {
   /** `report(step, facts)` is told every verified header. */
   constructor(connection, genesis, report, nowMs = Date.now) {
     Object.assign(this, { connection, report, nowMs });
+    this.periodMs = Number(genesis.params.trustingPeriodMs); // 10.5/7
     this.trusted = trustGenesis(genesis);
     this.headers = new Map(); // the newest verified headers, by height
   }
@@ -28,7 +29,7 @@ export class Follower {
   /** Begin from a header that a person trusts, instead of genesis. */
   async begin({ height, id }) {
     const [block] = await this.ask(height, 1);
-    this.trust(trustHeader(this.trusted.chainId, block, id, this.nowMs()));
+    this.trust(trustHeader(this.trusted.chainId, block, id, this.nowMs(), this.periodMs));
     this.report('header', { ...this.facts(block), how: 'trusted by its id' });
   }
 
@@ -43,7 +44,7 @@ export class Follower {
       const count = Math.min(height - this.height, limits.SYNC_BLOCKS_MAX);
       const blocks = await this.ask(this.height + 1, count);
       for (const block of blocks) {
-        this.trust(verifySequential(this.trusted, block, this.nowMs()));
+        this.trust(verifySequential(this.trusted, block, this.nowMs(), this.periodMs));
         this.report('header', { ...this.facts(block), how: 'sequential' });
       }
     }
@@ -58,7 +59,7 @@ export class Follower {
         try {
           const power = trustedPower(this.trusted, block.certificate);
           const known = { trustedPower: power, trustedTotal: totalPower(this.trusted.validators) };
-          this.trust(verifySkipping(this.trusted, block, this.nowMs()));
+          this.trust(verifySkipping(this.trusted, block, this.nowMs(), this.periodMs));
           this.report('header', {
             ...this.facts(block),
             ...(isNext ? { how: 'sequential' } : { how: 'skipping', ...known }),

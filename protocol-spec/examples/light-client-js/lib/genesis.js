@@ -47,7 +47,7 @@ const Params = record('Params', {
     'commitBlocks',
     'revealBlocks',
   ),
-  ...fields(count, 'reportBlocks', 'graceBlocks', 'unbondingBlocks', 'epochBlocks', 'jailBlocks'),
+  ...fields(count, 'reportBlocks', 'graceBlocks', 'unbondingBlocks', 'epochBlocks', 'jailBlocks', 'blockIntervalMs', 'trustingPeriodMs'),
   recipe: Recipe,
   probes: ProbePlan,
   verdict: VerdictLimits,

@@ -17,7 +17,6 @@ import {
 } from './validators.js';
 
 const BLOCK_VERSION = 1; // 10.3/1
-export const TRUSTING_PERIOD_MS = 7 * 24 * 3600 * 1000; // 10.5/7
 
 export const Header = record('Header', {
   version: count,
@@ -67,7 +66,7 @@ export function trustGenesis(genesis) {
  * Trust a header because a person vouches for its id: where genesis is older than the trusting period, 10.5/7 leaves no
  * other way to begin. The light block still has to be consistent with itself.
  */
-export function trustHeader(chainId, block, id, nowMs, periodMs = TRUSTING_PERIOD_MS) {
+export function trustHeader(chainId, block, id, nowMs, periodMs) {
   const { header } = block;
   if (!blockId(header).equals(id)) throw invalid(`header ${header.height} has another id than the one to trust`);
   const trusted = accept({ chainId, timeMs: -1n }, block, nowMs);
@@ -76,7 +75,7 @@ export function trustHeader(chainId, block, id, nowMs, periodMs = TRUSTING_PERIO
 }
 
 /** Verify the header right after the trusted one (10.5/4); gives what is trusted then. */
-export function verifySequential(trusted, block, nowMs, periodMs = TRUSTING_PERIOD_MS) {
+export function verifySequential(trusted, block, nowMs, periodMs) {
   checkTrust(trusted, nowMs, periodMs);
   const { header } = block;
   if (header.height !== trusted.height + 1n) throw invalid(`header ${header.height}, expected ${trusted.height + 1n}`);
@@ -88,7 +87,7 @@ export function verifySequential(trusted, block, nowMs, periodMs = TRUSTING_PERI
 }
 
 /** Verify any later header (10.5/5); gives what is trusted then. */
-export function verifySkipping(trusted, block, nowMs, periodMs = TRUSTING_PERIOD_MS) {
+export function verifySkipping(trusted, block, nowMs, periodMs) {
   const { header, certificate } = block;
   if (header.height === trusted.height + 1n) return verifySequential(trusted, block, nowMs, periodMs);
   checkTrust(trusted, nowMs, periodMs);

@@ -99,6 +99,7 @@ const GENESIS = {
     thresholdFloorBp: 1,
     thresholdCeilingBp: 1,
     rejectedSlashBp: 1,
+    equivocationSlashBp: 1,
     voteCommitBlocks: 1,
     voteRevealBlocks: 1,
     freezeBlocks: 1,
@@ -109,6 +110,9 @@ const GENESIS = {
     graceBlocks: 1,
     unbondingBlocks: 1,
     epochBlocks: 1,
+    jailBlocks: 1,
+    blockIntervalMs: 1,
+    trustingPeriodMs: 3_600_000,
     recipe: { passes: 1, batchSegments: 1, learningRateNano: 1, weightDecayNano: 1, segmentTokensMax: 2 },
     probes: {
       batch: 1,

@@ -8,6 +8,7 @@ import { PRECOMMIT, validatorsHash, verifyCertificate, voteSignBytes } from '../
 import { noise, refuses } from './support.js';
 
 const NOW = 1_000_000;
+const PERIOD = 7 * 24 * 3600 * 1000;
 const CHAIN = 'test';
 const KEYS = new Map(
   Array.from({ length: 8 }, (_, i) => secretKey(Buffer.alloc(32, i + 1))).map((key) => [
@@ -75,29 +76,29 @@ function lightBlock(
 
 test('a header is accepted after its parent, and what it announced is what comes (10.5/4)', () => {
   const one = lightBlock(1n, { parent: genesis.blockId, next: LATER });
-  const trusted = verifySequential(genesis, one, NOW);
+  const trusted = verifySequential(genesis, one, NOW, PERIOD);
   assert.equal(trusted.height, 1n);
   const two = lightBlock(2n, { parent: trusted.blockId, set: LATER });
-  assert.equal(verifySequential(trusted, two, NOW).height, 2n);
-  assert.equal(verifySkipping(trusted, two, NOW).height, 2n);
-  refuses('InvalidLightBlock', () => verifySequential(trusted, one, NOW));
-  refuses('InvalidLightBlock', () => verifySkipping(trusted, one, NOW));
-  refuses('InvalidLightBlock', () => verifySequential(trusted, lightBlock(2n, { set: LATER }), NOW));
+  assert.equal(verifySequential(trusted, two, NOW, PERIOD).height, 2n);
+  assert.equal(verifySkipping(trusted, two, NOW, PERIOD).height, 2n);
+  refuses('InvalidLightBlock', () => verifySequential(trusted, one, NOW, PERIOD));
+  refuses('InvalidLightBlock', () => verifySkipping(trusted, one, NOW, PERIOD));
+  refuses('InvalidLightBlock', () => verifySequential(trusted, lightBlock(2n, { set: LATER }), NOW, PERIOD));
   refuses('InvalidLightBlock', () =>
-    verifySkipping(trusted, lightBlock(2n, { parent: trusted.blockId, set: FIRST }), NOW),
+    verifySkipping(trusted, lightBlock(2n, { parent: trusted.blockId, set: FIRST }), NOW, PERIOD),
   );
 });
 
 test('skipping needs more than a third of the trusted power, measured by the trusted set (10.5/5)', () => {
-  assert.equal(verifySkipping(genesis, lightBlock(9n, { set: LATER }), NOW).height, 9n);
+  assert.equal(verifySkipping(genesis, lightBlock(9n, { set: LATER }), NOW, PERIOD).height, 9n);
   const third = setOf(all.slice(3, 7)); // one of four
-  refuses('InsufficientTrust', () => verifySkipping(genesis, lightBlock(9n, { set: third }), NOW));
+  refuses('InsufficientTrust', () => verifySkipping(genesis, lightBlock(9n, { set: third }), NOW, PERIOD));
   const strong = setOf(all.slice(3, 7), [97n, 1n, 1n, 1n]); // powers of the new set don't count
-  refuses('InsufficientTrust', () => verifySkipping(genesis, lightBlock(9n, { set: strong }), NOW));
+  refuses('InsufficientTrust', () => verifySkipping(genesis, lightBlock(9n, { set: strong }), NOW, PERIOD));
   const shared = LATER.validators.filter(({ address }) =>
     FIRST.validators.some((each) => each.address.equals(address)),
   );
-  refuses('InvalidLightBlock', () => verifySkipping(genesis, lightBlock(9n, { set: LATER, signers: shared }), NOW)); // no quorum of its own
+  refuses('InvalidLightBlock', () => verifySkipping(genesis, lightBlock(9n, { set: LATER, signers: shared }), NOW, PERIOD)); // no quorum of its own
 });
 
 test('a light block that contradicts itself is refused (10.5/2, 10.5/3)', () => {
@@ -115,9 +116,9 @@ test('a light block that contradicts itself is refused (10.5/2, 10.5/3)', () => 
     { signers: [...FIRST.validators, FIRST.validators[3]] },
     { signers: LATER.validators },
   ];
-  assert.equal(verifySkipping(genesis, lightBlock(5n, { signers: FIRST.validators.slice(1) }), NOW).height, 5n);
-  assert.equal(verifySkipping(genesis, lightBlock(5n, { header: { timeMs: BigInt(NOW) + 10_000n } }), NOW).height, 5n);
-  for (const change of wrong) refuses('InvalidLightBlock', () => verifySkipping(genesis, lightBlock(5n, change), NOW));
+  assert.equal(verifySkipping(genesis, lightBlock(5n, { signers: FIRST.validators.slice(1) }), NOW, PERIOD).height, 5n);
+  assert.equal(verifySkipping(genesis, lightBlock(5n, { header: { timeMs: BigInt(NOW) + 10_000n } }), NOW, PERIOD).height, 5n);
+  for (const change of wrong) refuses('InvalidLightBlock', () => verifySkipping(genesis, lightBlock(5n, change), NOW, PERIOD));
 });
 
 test('certificates: exactly two thirds is no quorum, and one bad signature spoils all (10.4)', () => {
@@ -134,8 +135,8 @@ test('certificates: exactly two thirds is no quorum, and one bad signature spoil
 test('trust ends with its period, and begins with a header that a person names (10.5/7)', () => {
   const block = lightBlock(5n);
   assert.throws(() => verifySkipping(genesis, block, 1050, 50), { name: 'TrustExpired' });
-  assert.equal(trustHeader(CHAIN, block, blockId(block.header), NOW).height, 5n);
-  refuses('InvalidLightBlock', () => trustHeader(CHAIN, block, noise(32), NOW));
+  assert.equal(trustHeader(CHAIN, block, blockId(block.header), NOW, PERIOD).height, 5n);
+  refuses('InvalidLightBlock', () => trustHeader(CHAIN, block, noise(32), NOW, PERIOD));
   assert.throws(() => trustHeader(CHAIN, block, blockId(block.header), NOW, 1000), { name: 'TrustExpired' });
 });
 
