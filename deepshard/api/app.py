@@ -38,6 +38,8 @@ def create_app(backend: Backend, *, token: str, serve_chat: bool) -> Starlette:
             Route("/v1/receipts", routes.receipts),
             Route("/v1/explain/{subject}", routes.explain),
             Route("/v1/blocks/{height}", routes.block),
+            Route("/v1/evidence", routes.evidence, methods=["GET"]),
+            Route("/v1/evidence", routes.report_evidence, methods=["POST"]),
             Route("/v1/licences", routes.licences),
             Route("/v1/shards", routes.shards),
             Route("/v1/download", routes.download),
@@ -45,6 +47,7 @@ def create_app(backend: Backend, *, token: str, serve_chat: bool) -> Starlette:
             Route("/v1/propose", routes.propose, methods=["POST"]),
             Route("/v1/vote", routes.vote, methods=["POST"]),
             Route("/v1/transfer", routes.transfer, methods=["POST"]),
+            Route("/v1/unjail", routes.unjail, methods=["POST"]),
             Route("/v1/licence", routes.licence, methods=["POST"]),
             Route("/v1/storage", routes.storage, methods=["POST"]),
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
@@ -100,6 +103,17 @@ class _Routes:
         except msgspec.ValidationError as error:
             raise UsageError(f"height: {error}") from None
         return json_answer(await self._backend.block(height))
+
+    async def evidence(self, _: Request) -> Response:
+        return json_answer(await self._backend.evidence())
+
+    async def report_evidence(self, request: Request) -> Response:
+        body = await read_body(request, requests.Evidence)
+        return json_answer(await self._backend.report_evidence(msgspec.to_builtins(body)))
+
+    async def unjail(self, request: Request) -> Response:
+        await read_body(request, requests.Nothing)
+        return json_answer(await self._backend.unjail())
 
     async def licences(self, _: Request) -> Response:
         return json_answer(await self._backend.licences())

@@ -50,6 +50,10 @@ class Backend(Protocol):
         """
         ...
 
+    async def evidence(self) -> Json:
+        """`held`: evidence that waits to be punished; `convictions`: who was, of what, and until when it is jailed."""
+        ...
+
     async def licences(self) -> list[Json]:
         """This node's licences."""
         ...
@@ -79,6 +83,14 @@ class Backend(Protocol):
 
     async def transfer(self, request: Mapping[str, Any]) -> Json:
         """to, amount -> transaction id, once it is in a block."""
+        ...
+
+    async def report_evidence(self, request: Mapping[str, Any]) -> Json:
+        """Evidence (a file of it, in hex) -> transaction ids, once they are in blocks."""
+        ...
+
+    async def unjail(self) -> Json:
+        """Transaction id, once this node's validator is out of jail."""
         ...
 
     async def buy_licence(self, request: Mapping[str, Any]) -> Json:

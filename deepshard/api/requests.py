@@ -16,6 +16,7 @@ from deepshard.ledger.transactions import AxisScores, ShortText
 from deepshard.limits import (
     CHAT_MESSAGES_MAX,
     CHAT_TOKENS_MAX,
+    EVIDENCE_BYTES_MAX,
     HTTP_BODY_BYTES_MAX,
     HTTP_BODY_TIMEOUT_S,
     SEGMENTS_MAX,
@@ -60,6 +61,16 @@ class Licence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /v1/licence; `price_max` in base units, none for whatever the price is."""
 
     price_max: Amount | None = None
+
+
+class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/evidence; `evidence` is a file of evidence in hexadecimal digits."""
+
+    evidence: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{2})+$", max_length=2 * EVIDENCE_BYTES_MAX)]
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request without anything to say."""
 
 
 class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,14 +1,15 @@
-"""`deepshard evidence`: check evidence against validators, with nothing but a file of it."""
+"""`deepshard evidence`: check it with nothing but a file, list what a node has seen, report it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from deepshard.cli.options import AsJson
-from deepshard.cli.output import show_fields, show_json
+from deepshard.cli.connection import Node
+from deepshard.cli.options import AsJson, Home, NodeUrl
+from deepshard.cli.output import show_fields, show_json, show_table
 from deepshard.errors import RemoteError, UsageError
 from deepshard.limits import EVIDENCE_BYTES_MAX
 from deepshard.primitives import format_address
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
     from deepshard.consensus.forensics import Accusation
 
 app = typer.Typer(name="evidence", help="Evidence of validators that contradict themselves.", no_args_is_help=True)
+
+_COLUMNS: Final = {
+    "state": "STATE",
+    "kind": "KIND",
+    "validator": "VALIDATOR",
+    "offence_height": "HEIGHT",
+    "height": "PUNISHED",
+    "slashed": "SLASHED",
+    "jailed_until": "JAILED UNTIL",
+}
 
 
 @app.command()
@@ -36,6 +47,39 @@ def verify(
     chain_id = _chain_id(chain, genesis)
     accusation = _read(file)
     (show_json if as_json else show_fields)(_proven(accusation, chain_id))
+
+
+@app.command(name="list")
+def list_evidence(*, home: Home = None, node: NodeUrl = None, as_json: AsJson = False) -> None:
+    """List evidence that the node holds, and validators that were convicted."""
+    answer = Node.find(home, node).get("/v1/evidence")
+    if as_json:
+        show_json(answer)
+        return
+    rows = [{"state": "held", **one, "offence_height": one["height"], "height": None} for one in answer["held"]]
+    rows += [{"state": "jailed" if one["jailed_until"] else "punished", **one} for one in answer["convictions"]]
+    show_table(_COLUMNS, rows, empty="no evidence: no validator was seen to contradict itself")
+
+
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File of evidence.")],
+    *,
+    home: Home = None,
+    node: NodeUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Accuse validators on chain; the node needs a bond. Who is convicted loses stake, the reporter gains nothing."""
+    from deepshard.encoding import encode  # noqa: PLC0415
+
+    body = {"evidence": encode(_read(file)).hex()}
+    (show_json if as_json else show_fields)(Node.find(home, node).post("/v1/evidence", body))
+
+
+@app.command()
+def unjail(*, home: Home = None, node: NodeUrl = None, as_json: AsJson = False) -> None:
+    """Let the node's own validator out of jail, once its time is over."""
+    (show_json if as_json else show_fields)(Node.find(home, node).post("/v1/unjail", {}))
 
 
 def _proven(accusation: Accusation, chain_id: str) -> dict[str, Any]:

@@ -10,7 +10,19 @@ from typing import Any, Final
 from deepshard.primitives import format_amount
 
 _AMOUNTS: Final = frozenset(
-    {"balance", "locked", "unbonding", "bonded", "stake", "amount", "paid", "price", "licence_price", "genesis"}
+    {
+        "balance",
+        "locked",
+        "unbonding",
+        "bonded",
+        "stake",
+        "amount",
+        "paid",
+        "price",
+        "licence_price",
+        "genesis",
+        "slashed",
+    }
     | {"minted", "burned", "treasury", "total"}
 )
 Row = Mapping[str, Any]

@@ -12,7 +12,7 @@ from deepshard.ledger.execution import (
     select_transactions,
     validator_set_at,
 )
-from deepshard.ledger.explain import explain_proposal, explain_round
+from deepshard.ledger.explain import explain_conviction, explain_proposal, explain_round
 from deepshard.ledger.genesis import dump_genesis, genesis_state, load_genesis
 from deepshard.ledger.market import licence_price
 from deepshard.ledger.onion import OnionChain
@@ -33,6 +33,7 @@ __all__ = [
     "draw_probes",
     "dump_genesis",
     "execute_block",
+    "explain_conviction",
     "explain_proposal",
     "explain_round",
     "genesis_state",

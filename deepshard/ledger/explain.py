@@ -267,3 +267,37 @@ def _tally_json(view: View, proposal: DataProposal, ballots: list[Ballot], commi
             for segment, verdict in zip(proposal.segments, replayed.segments, strict=True)
         ],
     }
+
+
+_CRIMES = {
+    "duplicate-vote": "signed two different votes for one place",
+    "duplicate-proposal": "proposed two different blocks in one round",
+    "amnesia": "voted against a block that it was locked on, without a proof-of-lock",
+}
+
+
+def explain_conviction(view: View, address: bytes) -> Json | None:
+    """What a validator was convicted of the latest time, what it lost, and until when it is jailed; None if never."""
+    conviction = view.conviction(address)
+    if conviction is None:
+        return None
+    params = view.params()
+    text = (
+        f"It {_CRIMES[conviction.kind]} at height {conviction.offence_height}; the block of height {conviction.height} "
+        f"has the two signatures. That cost {params.equivocation_slash_bp} basis points of its bond and of what "
+        f"it was withdrawing, and settles all that it did up to height {conviction.covered_height}."
+    )
+    if conviction.jailed_until:
+        text += f" It is jailed; from height {conviction.jailed_until} on it may ask to be let back (Unjail)."
+    return {
+        "kind": conviction.kind,
+        "evidence": conviction.evidence.hex(),
+        "offence_height": conviction.offence_height,
+        "height": conviction.height,
+        "covered_height": conviction.covered_height,
+        "jailed_until": conviction.jailed_until or None,
+        "slash_bp": params.equivocation_slash_bp,
+        "slashed": conviction.slashed,
+        "count": conviction.count,
+        "text": text,
+    }

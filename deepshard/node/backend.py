@@ -14,26 +14,38 @@ from deepshard.consensus.types import Block, CommitCertificate
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.chunks import ChunkStore
 from deepshard.encoding import decode
-from deepshard.errors import LocalError, UsageError
-from deepshard.ledger.explain import explain_proposal, explain_round
+from deepshard.errors import LocalError, RemoteError, UsageError
+from deepshard.ledger.explain import explain_conviction, explain_proposal, explain_round
 from deepshard.ledger.market import licence_price
 from deepshard.ledger.params import Genesis
 from deepshard.ledger.records import Receipt
-from deepshard.ledger.transactions import AXES, AxisScores, OfferStorage, ProposeData, SegmentRef, Transfer
+from deepshard.ledger.transactions import (
+    AXES,
+    AxisScores,
+    OfferStorage,
+    ProposeData,
+    ReportEvidence,
+    SegmentRef,
+    Transfer,
+    Unjail,
+)
 from deepshard.limits import BLOCK_BYTES_MAX, CERTIFICATE_BYTES_MAX, CHAT_TOKENS_MAX, TRANSACTION_BYTES_MAX
 from deepshard.net.network import Network
 from deepshard.node.presenting import (
     Json,
     account_json,
     block_json,
+    evidence_json,
     licence_json,
     proposal_json,
     receipt_json,
     round_json,
     shard_map_json,
+    validators_json,
 )
 from deepshard.node.settings import Settings
 from deepshard.primitives import ADDRESS_PREFIX, address_of, format_address, format_amount, parse_address
+from deepshard.services.accountability import EvidenceLocker, convicting
 from deepshard.services.curator import Curator
 from deepshard.services.inference import Inference
 from deepshard.services.keeper import Keeper
@@ -68,6 +80,7 @@ class NodeBackend:
         scrubber: Scrubber | None,
         mapper: ShardMapper | None,
         inference: Inference | None,
+        locker: EvidenceLocker | None,
     ) -> None:
         self._settings = settings
         self._genesis = genesis
@@ -82,6 +95,7 @@ class NodeBackend:
         self._scrubber = scrubber
         self._mapper = mapper
         self._inference = inference
+        self._locker = locker
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -151,9 +165,7 @@ class NodeBackend:
                 "total": state.money(),
                 "conserved": state.money() == supply.genesis + supply.minted - supply.burned,
             },
-            "validators": [
-                {"address": format_address(entry.address), "stake": entry.stake} for entry in state.active().validators
-            ],
+            "validators": validators_json(state),
         }
 
     def _storage(self) -> Json:
@@ -214,6 +226,7 @@ class NodeBackend:
             latest = state.current_round()
             return {
                 "account": await self.account(subject),
+                "conviction": explain_conviction(state, parse_address(subject)),
                 "receipts": receipts,
                 "round": None if latest is None else explain_round(state, latest.number),
             }
@@ -233,6 +246,10 @@ class NodeBackend:
             decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX),
             decode(stored.certificate, CommitCertificate, bytes_max=CERTIFICATE_BYTES_MAX),
         )
+
+    async def evidence(self) -> Json:
+        """See `Backend.evidence`."""
+        return evidence_json(self._full_view().state, self._locker or ())
 
     async def licences(self) -> list[Json]:
         """See `Backend.licences`."""
@@ -315,6 +332,21 @@ class NodeBackend:
         """See `Backend.transfer`."""
         transaction = await self._wallet.send(Transfer(parse_address(request["to"]), int(request["amount"])))
         return {"transaction": transaction.hex()}
+
+    async def report_evidence(self, request: Mapping[str, Any]) -> Json:
+        """See `Backend.report_evidence`."""
+        try:
+            pieces = convicting(bytes.fromhex(request["evidence"]), self._genesis.chain_id)
+        except RemoteError as error:
+            raise UsageError(f"this proves nothing: {error}") from None
+        if not pieces:
+            raise UsageError("these two decisions are of different rounds: by themselves they convict nobody")
+        transactions = [await self._wallet.send(ReportEvidence(piece)) for piece in pieces]
+        return {"transactions": [transaction.hex() for transaction in transactions]}
+
+    async def unjail(self) -> Json:
+        """See `Backend.unjail`."""
+        return {"transaction": (await self._wallet.send(Unjail())).hex()}
 
     async def offer_storage(self, request: Mapping[str, Any]) -> Json:
         """See `Backend.offer_storage`."""

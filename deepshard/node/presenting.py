@@ -2,15 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from deepshard.consensus.types import Block, CommitCertificate
+from deepshard.ledger.accountability import evidence_id
+from deepshard.ledger.explain import explain_conviction
 from deepshard.ledger.records import Account, DataProposal, Licence, Receipt, TrainingRound
+from deepshard.ledger.state import State
 from deepshard.primitives import ZERO_DIGEST, format_address
+from deepshard.services.accountability import Held
 from deepshard.services.shard_map import ShardMap
 
 Json = dict[str, Any]
+
+
+def validators_json(state: State) -> list[Json]:
+    """The active set, and those with a bond that are jailed outside of it."""
+    active = [(address, stake, True) for address, _, stake in state.active_validators()]
+    inside = {address for address, _, _ in active}
+    convictions = dict(state.convictions())
+    outside = [
+        (address, bond.stake, False)
+        for address, conviction in convictions.items()
+        if conviction.jailed_until and address not in inside and (bond := state.validator(address)) is not None
+    ]
+    return [
+        {
+            "address": format_address(address),
+            "stake": stake,
+            "active": is_active,
+            "jailed_until": (convictions[address].jailed_until or None) if address in convictions else None,
+            "slashed": convictions[address].slashed if address in convictions else 0,
+        }
+        for address, stake, is_active in active + outside
+    ]
+
+
+def evidence_json(state: State, held: Iterable[Held]) -> Json:
+    """Evidence that a node holds and the ledger hasn't settled, and who was convicted, the latest first."""
+    convictions = sorted(state.convictions(), key=lambda entry: (-entry[1].height, entry[0]))
+    return {
+        "held": [
+            {
+                "kind": one.offence.kind,
+                "validator": format_address(one.offence.validator),
+                "height": one.offence.height,
+                "round": one.offence.round,
+                "evidence": evidence_id(one.evidence).hex(),
+            }
+            for one in held
+        ],
+        "convictions": [
+            {"validator": format_address(address), **(explain_conviction(state, address) or {})}
+            for address, _ in convictions
+        ],
+    }
 
 
 def account_json(address: bytes, account: Account, bonded: int) -> Json:

@@ -197,6 +197,7 @@ class Node:
             scrubber=self._scrubber,
             mapper=self._mapper,
             inference=self._inference,
+            locker=self._locker,
         )
 
     async def run(self) -> None:

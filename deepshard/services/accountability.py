@@ -13,12 +13,20 @@ from typing import Final
 import structlog
 
 from deepshard.consensus.events import Equivocation, LockForgotten, ProposalEquivocation
-from deepshard.consensus.forensics import Accusation, ConflictingCommits, verify_conflicting_commits
+from deepshard.consensus.forensics import Accusation, ConflictingCommits, decode_accusation, verify_conflicting_commits
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.disk.journal import Journal
 from deepshard.encoding import decode, encode
 from deepshard.errors import LocalError, RemoteError, UsageError
-from deepshard.evidence import Amnesia, Evidence, Offence, duplicate_proposal, duplicate_vote, offence_of
+from deepshard.evidence import (
+    Amnesia,
+    Evidence,
+    Offence,
+    duplicate_proposal,
+    duplicate_vote,
+    offence_of,
+    verify_evidence,
+)
 from deepshard.ledger.accountability import check_punishable, evidence_id, evidence_window
 from deepshard.ledger.faults import EvidenceOutOfTime
 from deepshard.ledger.state import State
@@ -150,14 +158,27 @@ class Accusations:
         Raises:
             RemoteError: two decisions that aren't.
         """
-        if isinstance(accusation, ConflictingCommits):
-            pieces = verify_conflicting_commits(accusation, self._chain_id)
-        else:
-            pieces = (accusation,)
+        pieces = _pieces(accusation, self._chain_id)
         place = self._files.save(accusation)
         for piece in pieces:
             self._locker.keep(piece)
         return place
+
+
+def _pieces(accusation: Accusation, chain_id: str) -> tuple[Evidence, ...]:
+    if isinstance(accusation, ConflictingCommits):
+        return verify_conflicting_commits(accusation, chain_id)
+    verify_evidence(accusation, chain_id)
+    return (accusation,)
+
+
+def convicting(file: bytes, chain_id: str) -> tuple[Evidence, ...]:
+    """Evidence against each that a file of evidence convicts.
+
+    Raises:
+        RemoteError: it isn't a file of evidence, or proves nothing.
+    """
+    return _pieces(decode_accusation(file), chain_id)
 
 
 def is_settled(state: State, offence: Offence) -> bool:
@@ -186,6 +207,8 @@ class Reporter:
         self._view = view
         self._wallet = wallet
         self._locker = locker
+        self._convictions: dict[bytes, int] | None = None
+        """Convictions of each validator so far."""
 
     async def run(self) -> None:
         """Report for as long as the node runs."""
@@ -193,10 +216,27 @@ class Reporter:
 
     async def _step(self) -> bool:
         self._locker.tidy()
+        self._tell()
         for one in self._locker:
             if self._is_due(one) and await self._report(one):
                 return True
         return False
+
+    def _tell(self) -> None:
+        """Log who was convicted since the last look."""
+        convictions = self._view.state.convictions()
+        if self._convictions is not None:
+            for address, conviction in convictions:
+                if conviction.count > self._convictions.get(address, 0):
+                    _log.warning(
+                        "validator.convicted",
+                        validator=address.hex(),
+                        kind=conviction.kind,
+                        offence_height=conviction.offence_height,
+                        height=conviction.height,
+                        jailed_until=conviction.jailed_until,
+                    )
+        self._convictions = {address: conviction.count for address, conviction in convictions}
 
     def _is_due(self, one: Held) -> bool:
         """Whether it is our turn. Nobody accuses itself: who sees its own key sign elsewhere has another problem."""

@@ -99,6 +99,25 @@ class ScriptedBackend:
         self._called("block", height)
         return {"height": height, "proposer": ALICE, "round": 0, "signers": [ALICE]}
 
+    async def evidence(self) -> Json:
+        """One piece that is held, and one conviction."""
+        self._called("evidence")
+        held = {"kind": "amnesia", "validator": ALICE, "height": 12, "round": 1, "evidence": "44" * 32}
+        conviction = {"validator": ALICE, "kind": "duplicate-vote", "evidence": "55" * 32, "offence_height": 7}
+        conviction |= {"height": 9, "covered_height": 49, "jailed_until": 109, "slash_bp": 500, "count": 1}
+        conviction |= {"slashed": 50 * UNITS_PER_TOKEN, "text": "It signed twice."}
+        return {"held": [held], "convictions": [conviction]}
+
+    async def report_evidence(self, request: Mapping[str, Any]) -> Json:
+        """Take the report."""
+        self._called("report_evidence", dict(request))
+        return {"transactions": ["66" * 32]}
+
+    async def unjail(self) -> Json:
+        """Let the validator out."""
+        self._called("unjail")
+        return {"transaction": "77" * 32}
+
     async def licences(self) -> list[Json]:
         """One licence."""
         self._called("licences")

@@ -220,3 +220,24 @@ async def test_a_reader_that_leaves_is_no_traceback(command: Command, backend: S
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+async def test_evidence_is_listed_and_reported(command: Command, backend: ScriptedBackend, tmp_path: Path) -> None:
+    code, out, err = await command("evidence", "list")
+    assert (code, err) == (0, "")
+    heading, held, convicted = out.splitlines()
+    assert heading.split() == ["STATE", "KIND", "VALIDATOR", "HEIGHT", "PUNISHED", "SLASHED", "JAILED", "UNTIL"]
+    assert held.split() == ["held", "amnesia", ALICE, "12", "-", "-", "-"]
+    assert convicted.split() == ["jailed", "duplicate-vote", ALICE, "7", "9", "50", "109"]
+    vectors = json.loads(
+        (Path(__file__).parents[2] / "protocol-spec/vectors/evidence.json").read_text(encoding="utf-8")
+    )
+    encoded = next(case["encoded"] for case in vectors["cases"] if case["name"] == "two prevotes")
+    (tmp_path / "x.evidence").write_bytes(bytes.fromhex(encoded))
+    code, out, err = await command("evidence", "report", str(tmp_path / "x.evidence"))
+    assert (code, out.split(), err) == (0, ["transactions", "66" * 32], "")
+    code, out, err = await command("evidence", "unjail")
+    assert (code, out.split(), err) == (0, ["transaction", "77" * 32], "")
+    assert backend.calls == [("evidence", None), ("report_evidence", {"evidence": encoded}), ("unjail", None)]
+    (tmp_path / "x.evidence").write_bytes(b"junk")
+    assert_complaint(await command("evidence", "report", str(tmp_path / "x.evidence")), 2, "is no file of evidence")

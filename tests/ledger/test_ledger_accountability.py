@@ -16,6 +16,7 @@ from deepshard.evidence import Amnesia, Evidence, InvalidEvidence, duplicate_vot
 from deepshard.identity import SecretKey
 from deepshard.ledger.accountability import evidence_id, evidence_window
 from deepshard.ledger.execution import check_transaction
+from deepshard.ledger.explain import explain_conviction
 from deepshard.ledger.faults import (
     AlreadyConvicted,
     EvidenceOutOfTime,
@@ -215,6 +216,26 @@ def test_evidence_becomes_too_old_and_its_epoch_is_forgotten() -> None:
         newest = (height + 1) // 5
         assert kept[0] <= first // 5 <= newest == kept[-1]
         assert len(kept) <= 4
+
+
+def test_a_conviction_is_explained() -> None:
+    network = Network()
+    assert explain_conviction(network.state, THIRD.address) is None
+    report(network, amnesia(THIRD, 1))
+    explained = explain_conviction(network.state, THIRD.address)
+    assert explained is not None
+    assert (explained["kind"], explained["slashed"], explained["jailed_until"]) == ("amnesia", 50 * TOKEN, 9)
+    assert explained["text"] == (
+        "It voted against a block that it was locked on, without a proof-of-lock at height 1; the block of height 1 "
+        "has the two signatures. That cost 500 basis points of its bond and of what it was withdrawing, and settles "
+        "all that it did up to height 4. It is jailed; from height 9 on it may ask to be let back (Unjail)."
+    )
+    until(network, 8)
+    network.block(*network.sign(THIRD, Unjail()))
+    explained = explain_conviction(network.state, THIRD.address)
+    assert explained is not None
+    assert explained["jailed_until"] is None
+    assert "It is jailed" not in explained["text"]
 
 
 STEPS = st.one_of(
