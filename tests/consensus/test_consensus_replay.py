@@ -360,4 +360,5 @@ def test_the_keys_of_the_page_belong_to_its_addresses() -> None:
 
 def test_the_schema_is_that_of_the_forms() -> None:
     text = json.dumps(trace_forms.json_schema(), indent=1) + "\n"
-    assert (SPEC / "consensus-trace.schema.json").read_text(encoding="utf-8") == text
+    written = (SPEC / "consensus-trace.schema.json").read_text(encoding="utf-8")
+    assert written == text, "write json.dumps(trace_forms.json_schema(), indent=1) and a newline there"
