@@ -56,7 +56,7 @@ class Scorer:
             current is None
             or current.status != "scoring"
             or me in current.reporters
-            or not any(address == me for address, _ in state.validators())
+            or not any(address == me for address, _, _ in state.active_validators())
         ):
             return False
         await self._wallet.send(await self._report(state, current))

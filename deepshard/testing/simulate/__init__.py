@@ -17,6 +17,8 @@ from outside:
 - no honest node signs two things for one place, or prevotes against its lock without a proof-of-lock;
 - nothing decided is lost over a crash; no undamaged disk is refused; no service ends by itself;
 - evidence accuses no honest node, and where more than a third is Byzantine and a fork happens, it convicts a third;
+- nobody honest is convicted on chain, nobody twice in an epoch, and what honest validators hold of evidence when the
+  faults are over comes on chain;
 - after the last fault every honest node decides within `world.LIVENESS_ROUNDS` rounds.
 
 The same plan gives the same log, to the byte, in every process and under every hash seed (`--verify-determinism`). A
