@@ -18,12 +18,16 @@ from bench.wire.peer import silence
 from .codec import codec_rows
 from .exchange import exchange_rows
 from .importing import import_rows
+from .joining import joining_rows
+from .leaving import leaving_rows
 from .table import Row, as_json, machine, not_measured, show
 
 ROWS: dict[str, Callable[[bool], list[Row]]] = {
     "codec": codec_rows,
     "exchange": exchange_rows,
     "import": import_rows,
+    "leaving": leaving_rows,
+    "joining": joining_rows,
 }
 """Name, and what gives its rows when told whether to be quick."""
 

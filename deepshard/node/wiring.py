@@ -143,7 +143,9 @@ class Node:
             log_path=home / "compute.log",
         )
         self.registry = WeightsRegistry(lambda: self.exchange, lambda: None if self._view is None else self._view.state)
-        self.exchange = ShardExchange(network=self.network, store=self.chunks, may_fetch=self.registry.may_fetch)
+        self.exchange = ShardExchange(
+            network=self.network, store=self.chunks, may_fetch=self.registry.may_fetch, salt=key.public
+        )
         if roles == ("inference",):
             self._light = LightClient(
                 genesis=genesis,

@@ -52,6 +52,7 @@ class ShardExchange:
         store: ChunkStore,
         may_fetch: MayFetch,
         *,
+        salt: bytes = b"",
         uploads_per_peer: int = 4,
         waiting_per_peer: int = 32,
         in_flight_per_peer: int = 8,
@@ -65,6 +66,7 @@ class ShardExchange:
         """Set up.
 
         Args:
+            salt: this node's own, to take equally rare blobs in another order than others do; none takes the same.
             may_fetch: whether a peer may have a blob; asked on the event loop for each request, so it must be quick.
             request_timeout_s: after this long without an answer a blob is asked of another peer; after half as long,
                 if nothing else is left to ask for.
@@ -88,6 +90,7 @@ class ShardExchange:
             on_served=lambda peer, size: _add(self.stats.served_bytes, peer, size),
             on_corrupt=self.repair,
         )
+        self._salt = salt
         self._downloads: set[Download] = set()
         self._in_flight_per_peer = in_flight_per_peer
         self._request_timeout_s = request_timeout_s
@@ -136,6 +139,7 @@ class ShardExchange:
             from_peers=from_peers,
             progress=progress,
             urgency=urgency or {},
+            salt=self._salt,
             timeout_s=timeout_s,
             request_timeout_s=self._request_timeout_s,
             have_interval_s=self._have_interval_s,

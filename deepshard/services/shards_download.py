@@ -86,6 +86,7 @@ class Download:
         from_peers: PeerFilter | None,
         progress: ProgressCallback | None,
         urgency: Mapping[bytes, int],
+        salt: bytes,
         timeout_s: float,
         request_timeout_s: float,
         have_interval_s: float,
@@ -100,6 +101,7 @@ class Download:
         self._from_peers = from_peers
         self._progress = progress
         self._urgency = urgency
+        self._salt = salt
         self._timeout_s = timeout_s
         self._request_timeout_s = request_timeout_s
         self._have_interval_s = have_interval_s
@@ -138,6 +140,7 @@ class Download:
             missing.parts,
             begun=missing.begun,
             urgency=self._urgency,
+            salt=self._salt,
             in_flight_max=self._in_flight_max,
             timeout_s=self._request_timeout_s,
         )

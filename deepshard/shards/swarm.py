@@ -7,7 +7,11 @@ Peers offer contents; what is asked of them are parts: a whole content, or a ran
 into parts is known when the first of them has come, and `received` is told it. Contents that were begun come before
 others, so that few are unfinished at a time.
 
-Each peer has a window of requests in flight, which starts small, grows with every part verified and halves when a
+Among equals each node takes an order of its own, drawn by its `salt`: if all took the same, all would ask the first
+seller for the same, and nobody would have anything for the others.
+
+Each peer has a window of requests in flight, which starts small, grows with every part that comes at once, shrinks
+while answers take seconds, since what waits in a queue there is no longer the rarest when it comes, and halves when a
 request times out; a peer that times out is left alone for a while, longer each time. A part that timed out is free for
 others at once, and a late answer is still taken if nobody was faster. When nothing else is left to ask of a peer, it is
 asked for the parts that others have been slow with, so that one stalled sender can't hold up the end.
@@ -15,14 +19,19 @@ asked for the parts that others have been slow with, so that one stalled sender 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from deepshard.primitives import tagged_hash
+
 _WINDOW_START: Final = 2
 _COPIES_MAX: Final = 2
+_ANSWER_GOOD_S: Final = 1.0
+_ANSWER_LATE_S: Final = 2.0
+"""An answer within the first lets the window grow, one after the second shrinks it."""
 _PAUSE_DOUBLINGS_MAX: Final = 6
 _REDRAW_INTERVAL_S: Final = 1.0
 
@@ -63,8 +72,8 @@ class _Peer:
 class Swarm:
     """Download of the contents `wanted`: content address to what is to be asked for, at least one part of it.
 
-    `begun` names those of which something has come before; of others, those of lower `urgency` come first, and then
-    the rarest.
+    `begun` names those of which something has come before; of others, those of lower `urgency` come first, then the
+    rarest, then by an order that `salt` draws; without a salt by address.
     """
 
     def __init__(
@@ -73,6 +82,7 @@ class Swarm:
         *,
         begun: Collection[bytes] = (),
         urgency: Mapping[bytes, int] = MappingProxyType({}),
+        salt: bytes = b"",
         in_flight_max: int = 8,
         timeout_s: float = 30.0,
         busy_pause_s: float = 0.5,
@@ -82,6 +92,8 @@ class Swarm:
         """Parts that haven't come, of each content that is missing."""
         self._begun = set(begun)
         self._urgency = urgency
+        self._places = {digest: tagged_hash("download order", salt, digest) if salt else digest for digest in wanted}
+        """What decides between equally rare contents."""
         self.bytes_by_peer: dict[bytes, int] = {}
         """Bytes of verified parts that each peer sent and that were needed."""
         self.chunks_by_peer: dict[bytes, int] = {}
@@ -127,6 +139,10 @@ class Swarm:
         """Whether the part hasn't come yet."""
         return part in self._open.get(part.digest, ())
 
+    def open_parts(self, digest: bytes) -> list[Part]:
+        """The parts of a missing content that haven't come, as far as they are known."""
+        return sorted(self._open[digest])
+
     def first_part(self, digest: bytes) -> Part:
         """The first part of a missing content that hasn't come."""
         return min(self._open[digest])
@@ -155,15 +171,18 @@ class Swarm:
             for state in self._peers.values():
                 state.queue = None
         requests: list[tuple[bytes, Part]] = []
+        in_flight = self._in_flight_counts()
+        slow = self._slow(now)
         # One for each peer in turn, so that two peers with the same offers share the work evenly.
         willing = {name: state for name, state in sorted(self._peers.items()) if self._has_room(state, now)}
         while willing:
             for name, state in list(willing.items()):
-                part = self._pick(state, now)
+                part = self._pick(state, in_flight, slow)
                 if part is None:
                     del willing[name]
                     continue
                 state.in_flight[part] = now
+                in_flight[part] = in_flight.get(part, 0) + 1
                 requests.append((name, part))
                 if not self._has_room(state, now):
                     del willing[name]
@@ -188,11 +207,11 @@ class Swarm:
         state = self._peers.get(peer) or _Peer()  # one that is gone may have left an answer behind
         if outcome is Outcome.CORRUPT:
             self._peers[peer] = state
-        state.in_flight.pop(part, None)
+        sent = state.in_flight.pop(part, None)
         if outcome is Outcome.VERIFIED and self.is_open(part):
             self.bytes_by_peer[peer] = self.bytes_by_peer.get(peer, 0) + size
             state.strikes = 0
-            state.window = min(state.window + 1, self._in_flight_max)
+            self._adapt(state, sent, now)
             self._open[part.digest].discard(part)
             self._set_left(part.digest, left)
             if not left:
@@ -221,6 +240,13 @@ class Swarm:
                 times.append(state.paused_until)
         return min((time for time in times if time > now), default=None)
 
+    def _adapt(self, state: _Peer, sent: float | None, now: float) -> None:
+        """More requests to a peer that answers at once, fewer to one at which they queue up."""
+        if sent is None or now - sent <= _ANSWER_GOOD_S:
+            state.window = min(state.window + 1, self._in_flight_max)
+        elif now - sent > _ANSWER_LATE_S:
+            state.window = max(1, state.window - 1)
+
     def _has_room(self, state: _Peer, now: float) -> bool:
         return not state.is_bad and now >= state.paused_until and len(state.in_flight) < state.window
 
@@ -236,30 +262,31 @@ class Swarm:
             state.strikes += 1
             state.paused_until = now + self._timeout_s * 2 ** min(state.strikes - 1, _PAUSE_DOUBLINGS_MAX)
 
-    def _pick(self, state: _Peer, now: float) -> Part | None:
+    def _pick(
+        self, state: _Peer, in_flight: Mapping[Part, int], slow: Sequence[tuple[float, Part, _Peer]]
+    ) -> Part | None:
         if state.queue is None:
             state.queue = self._draw(state)
-        in_flight = self._in_flight_counts()
         while state.queue:
             part = state.queue.pop()
             if self.is_open(part) and part.digest in state.offers and not in_flight.get(part):
                 return part
-        return self._pick_slow(state, in_flight, now)
+        # Endgame: what others are slow with.
+        for _, part, other in slow:
+            is_new = other is not state and part not in state.in_flight and in_flight[part] < _COPIES_MAX
+            if is_new and part.digest in state.offers:
+                return part
+        return None
 
-    def _pick_slow(self, state: _Peer, in_flight: Mapping[Part, int], now: float) -> Part | None:
-        """Endgame: what others have had in flight for half the timeout, the oldest first."""
+    def _slow(self, now: float) -> list[tuple[float, Part, _Peer]]:
+        """What has been in flight for half the timeout and hasn't come, the oldest first, and with whom."""
         slow = [
-            (sent, part)
-            for other in self._peers.values()
-            if other is not state
-            for part, sent in other.in_flight.items()
-            if now >= sent + self._timeout_s / 2
-            and self.is_open(part)
-            and part.digest in state.offers
-            and part not in state.in_flight
-            and in_flight[part] < _COPIES_MAX
+            (sent, part, state)
+            for state in self._peers.values()
+            for part, sent in state.in_flight.items()
+            if now >= sent + self._timeout_s / 2 and self.is_open(part)
         ]
-        return min(slow)[1] if slow else None
+        return sorted(slow, key=lambda each: each[:2])
 
     def _in_flight_counts(self) -> dict[Part, int]:
         counts: dict[Part, int] = {}
@@ -277,6 +304,7 @@ class Swarm:
                 part.digest not in self._begun,
                 self._urgency.get(part.digest, 0),
                 self._rarity[part.digest],
+                self._places[part.digest],
                 part,
             ),
             reverse=True,

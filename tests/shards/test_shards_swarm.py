@@ -42,6 +42,33 @@ def test_rarest_first_ties_by_address() -> None:
     assert swarm.next_requests(0.0) == []
 
 
+def test_each_node_takes_equally_rare_contents_in_an_order_of_its_own() -> None:
+    orders = set()
+    for number in range(8):
+        swarm = Swarm(_whole(DIGESTS), salt=bytes([number]), in_flight_max=12)
+        swarm.offer(A, DIGESTS)
+        swarm.offer(B, DIGESTS[1:])  # the first is rarer
+        asked = [part.digest for peer, part in swarm.next_requests(0.0) if peer == A]
+        assert asked[0] == DIGESTS[0]
+        orders.add(asked[1])
+    assert len(orders) > 3
+
+
+def test_the_window_shrinks_while_answers_take_seconds() -> None:
+    swarm = Swarm(_whole(DIGESTS), in_flight_max=4)
+    swarm.offer(A, DIGESTS)
+    lengths = []
+    for sent, came in ((0.0, 1.0), (1.0, 1.5), (2.0, 4.5), (5.0, 6.5), (7.0, 9.5), (10.0, 12.5), (13.0, 13.1)):
+        requests = swarm.next_requests(sent)
+        lengths.append(len(requests))
+        peer, part = requests[0]
+        swarm.received(peer, part, Outcome.VERIFIED, came, size=1)
+        for peer, part in requests[1:]:
+            swarm.received(peer, part, Outcome.ABSENT, came)
+        swarm.offer(A, DIGESTS)
+    assert lengths == [2, 3, 4, 3, 3, 2, 1]
+
+
 def test_what_is_urgent_comes_before_what_is_rare_and_after_what_was_begun() -> None:
     urgency = {DIGESTS[0]: 2, DIGESTS[1]: 1, DIGESTS[3]: 1}  # and 0 for DIGESTS[2]
     swarm = Swarm(_whole(DIGESTS[:4]), urgency=urgency, begun=[DIGESTS[0]])
