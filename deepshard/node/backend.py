@@ -214,7 +214,7 @@ class NodeBackend:
         return [receipt_json(row.seq, decode(row.data, Receipt, bytes_max=TRANSACTION_BYTES_MAX)) for row in rows]
 
     async def explain(self, subject: str) -> Json:
-        """See `Backend.explain`: `round-N`, a proposal's id, or an address (its latest round and receipts)."""
+        """See `Backend.explain`: `round-N`, a proposal's or evidence's id, or an address (latest round, receipts)."""
         state = self._full_view().state
         if subject.startswith("round-"):
             number = subject.removeprefix("round-")
@@ -230,8 +230,11 @@ class NodeBackend:
                 "receipts": receipts,
                 "round": None if latest is None else explain_round(state, latest.number),
             }
+        for address, conviction in state.convictions():
+            if conviction.evidence == _digest(subject):
+                return {"validator": format_address(address), **(explain_conviction(state, address) or {})}
         if state.proposal(_digest(subject)) is None:
-            raise UsageError(f"no such proposal, round or address: {subject}")
+            raise UsageError(f"no such proposal, round, evidence or address: {subject}")
         explained: Json = explain_proposal(state, _digest(subject))
         return explained
 

@@ -67,6 +67,8 @@ def test_a_key_on_two_machines_is_convicted_on_chain(tmp_path: Path) -> None:
         assert format_address(TWICE.address) in deepshard("evidence", "list", "--home", home)
         explained = json.loads(deepshard("explain", format_address(TWICE.address), "--home", home, "--json"))
         assert explained["conviction"]["text"].startswith("It ")
+        again = json.loads(deepshard("explain", conviction["evidence"], "--home", home, "--json"))
+        assert again["validator"] == format_address(TWICE.address)
     files = [path for name in ("one", "two") for path in (homes[name].home / "evidence").glob("*.evidence")]
     assert files, "whoever saw it keeps a file of it"
     for path in files:

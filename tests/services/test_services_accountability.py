@@ -15,15 +15,18 @@ from deepshard.consensus.events import Equivocation, LockForgotten, ProposalEqui
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.disk.journal import Journal
 from deepshard.encoding import decode, encode
-from deepshard.errors import LocalError
-from deepshard.evidence import Offence, verify_evidence
+from deepshard.errors import BadSignature, LocalError
+from deepshard.evidence import Evidence, InvalidEvidence, Offence, duplicate_vote, verify_evidence
+from deepshard.gossip import Verdict
 from deepshard.identity import SecretKey
 from deepshard.ledger.accountability import evidence_id
-from deepshard.ledger.execution import validator_set_at
+from deepshard.ledger.execution import BlockContext, check_transaction, execute_block, validator_set_at
 from deepshard.ledger.genesis import genesis_state
 from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator
 from deepshard.ledger.records import Receipt
+from deepshard.ledger.state import State
+from deepshard.ledger.transactions import ReportEvidence, sign_transaction
 from deepshard.net.types import Received
 from deepshard.primitives import UNITS_PER_TOKEN as TOKEN
 from deepshard.primitives import ZERO_DIGEST, content_digest
@@ -35,9 +38,11 @@ from deepshard.services.accountability import (
     is_settled,
     report_order,
 )
+from deepshard.services.transaction_gossip import TransactionGossip
 from deepshard.services.view import ChainView
 from deepshard.testing.builders import SMALL_PARAMS
 from deepshard.testing.chain_cluster import ChainCluster, FullNode, until
+from deepshard.testing.memory_network import MemoryNetwork
 from deepshard.wire.messages import Votes
 
 VALIDATORS = sorted(
@@ -163,6 +168,32 @@ def test_the_order_of_reporters_differs_from_crime_to_crime_and_leaves_out_the_a
     for one in kept:
         order = report_order(genesis_state(GENESIS), one.evidence)
         assert set(order) == {key.address for key in VALIDATORS} - {one.offence.validator}
+
+
+@pytest.mark.clause("6.4/7")
+def test_a_report_that_proves_nothing_costs_whoever_relays_it_and_one_too_late_costs_nothing() -> None:
+    good = duplicate_vote(TRAITOR.public, *(vote(VoteKind.PREVOTE, 1, 0, block) for block in (A, B)))
+    swapped = replace(good, vote_a=good.vote_b, vote_b=good.vote_a)
+    forged = replace(good, vote_a=replace(good.vote_a, signature=bytes(64)))
+    state = genesis_state(GENESIS)
+
+    def gossip(now: State) -> TransactionGossip:
+        network = MemoryNetwork().join("n", roles=("validator",))
+        return TransactionGossip(network, lambda data: check_transaction(now, GENESIS.chain_id, data))
+
+    def report(key: SecretKey, evidence: Evidence) -> bytes:
+        return sign_transaction(key, GENESIS.chain_id, 0, ReportEvidence(evidence))
+
+    for evidence, error in ((swapped, InvalidEvidence), (forged, BadSignature)):
+        with pytest.raises(error):
+            gossip(state).take(report(VALIDATORS[0], evidence))
+    assert gossip(state).take(report(VALIDATORS[0], good)) is Verdict.VALID
+    proposer = VALIDATORS[1]
+    context = BlockContext(
+        GENESIS.chain_id, 1, proposer.address, ONIONS[proposer.address].preimage(ONIONS[proposer.address].tip)
+    )
+    convicted = execute_block(state, context, [report(VALIDATORS[0], good)]).state
+    assert gossip(convicted).take(report(VALIDATORS[2], good)) is Verdict.LATER
 
 
 # -- whole nodes -----------------------------------------------------------------------------------------------------
