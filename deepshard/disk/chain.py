@@ -12,16 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from deepshard.disk.database import CorruptRow, Database, Key, row_checksum
+import structlog
+
+from deepshard.disk.database import Database, Key, row_checksum
 from deepshard.disk.files import OS_FILES, Files
-from deepshard.disk.guard import SigningGuard
+from deepshard.disk.guard import GUARD_NAME, SigningGuard, lost_guard
 from deepshard.disk.input_log import INPUT_LOG_SCHEMA, InputLog
+from deepshard.disk.meta import META_SCHEMA, Meta
 from deepshard.errors import DiskCorruption, LocalError, UsageError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 SNAPSHOTS_KEPT: Final = 2
+CHAIN_REMEDY: Final = (
+    "move the chain's files away (never guard.db), and the node fetches the chain from its peers again"
+)
+_CHECKED_AT_ONCE: Final = 1000
 _SCHEMA: Final = (
-    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL, checksum BLOB NOT NULL)",
+    META_SCHEMA,
     (
         "CREATE TABLE IF NOT EXISTS blocks (height INTEGER PRIMARY KEY, block BLOB NOT NULL, certificate BLOB NOT NULL,"
         " validators BLOB NOT NULL, checksum BLOB NOT NULL)"
@@ -43,6 +50,7 @@ _SCHEMA: Final = (
     ),
     INPUT_LOG_SCHEMA,
 )
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +99,29 @@ class ChainStore:
             DiskCorruption: the file, or the guard's, is damaged.
             LocalError: it can't be opened.
         """
-        self._files = files
-        self._database = Database(path, _SCHEMA, journal="WAL", files=files)
-        self.log = InputLog(self._database)
+        guard = path.with_name(GUARD_NAME)
+        opened: list[SigningGuard | Database] = []
         try:
-            self.guard = self._open_guard(path.with_name("guard.db"))
-        except (LocalError, UsageError):
-            self._database.close()
-            raise
-        try:
+            if had_guard := bool(files.size(guard)):
+                opened.append(known := SigningGuard(guard, files=files))
+                _check_chain_is_there(path, known, files)
+            opened.append(database := Database(path, _SCHEMA, journal="WAL", remedy=CHAIN_REMEDY, files=files))
+            self._database, self._meta, self.log = database, Meta(database), InputLog(database)
+            if not had_guard:
+                # The guard is made before the first entry of `meta`, so a chain that has some has lost it.
+                if not self._meta.is_empty():
+                    raise lost_guard(guard)
+                opened.append(known := SigningGuard(guard, files=files))
+            self.guard = known
             self._check_meta(genesis_hash)
-            self._base = self._read_number("base", 1)
+            self._base = self._meta.read("base")
             self._check_tip()
+            known.note_beside(path.name, there=True)
         except (LocalError, UsageError):
-            self.close()
+            for file in opened:
+                file.close()
             raise
+        self._receipts_checked = 0
 
     def close(self) -> None:
         """Close both files."""
@@ -145,7 +161,7 @@ class ChainStore:
             self._database.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", height, *parts, checksum)
             self._insert_receipts(height, receipts)
             self._database.execute("DELETE FROM pending WHERE height <= ?", height)
-            self._write_number("tip", height)
+            self._meta.write("tip", height)
             self.log.write()
             self.log.drop_below(height)
             if snapshot is not None:
@@ -172,8 +188,8 @@ class ChainStore:
             checksum = row_checksum("blocks", (height,), *parts)
             self._database.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", height, *parts, checksum)
             self._insert_snapshot(height, snapshot)
-            self._write_number("base", height)
-            self._write_number("tip", height)
+            self._meta.write("base", height)
+            self._meta.write("tip", height)
         self._base = height
         self._database.checkpoint()
 
@@ -220,10 +236,10 @@ class ChainStore:
         )
         for height, row in zip(expected, rows, strict=False):
             if row[0] != height:
-                raise self._corrupt("blocks", (height,), "is gone")
+                raise self._database.corrupt("blocks", (height,), "is gone")
             self._check("blocks", (height,), row[1:])
         if len(rows) != len(expected):
-            raise self._corrupt("blocks", (expected.start + len(rows),), "is gone")
+            raise self._database.corrupt("blocks", (expected.start + len(rows),), "is gone")
         return [StoredBlock(*row[:-1]) for row in rows]
 
     def receipts(
@@ -232,8 +248,10 @@ class ChainStore:
         """Up to `limit` receipts with a sequence number above `after`, of an account or about a subject if given.
 
         Raises:
-            DiskCorruption: one doesn't match its checksum, or, where all are asked for, is missing.
+            DiskCorruption: one doesn't match its checksum, or is missing.
         """
+        if account is not None or subject is not None:
+            self._check_receipts()
         rows = self._database.execute(
             "SELECT * FROM receipts WHERE seq > ?1 AND (?2 IS NULL OR account = ?2) AND (?3 IS NULL OR subject = ?3)"
             " ORDER BY seq LIMIT ?4",
@@ -296,6 +314,11 @@ class ChainStore:
         found: list[bytes] = [data for data, checksum in rows if _is_intact("snapshots", (height,), data, checksum)]
         return found[0] if found else None
 
+    @property
+    def snapshot_height(self) -> int:
+        """Height of the newest snapshot that was stored, intact or not; 0 if there was none."""
+        return self._meta.read("snapshot")
+
     def snapshot_heights(self) -> list[int]:
         """Heights that there are snapshots of, ascending; some may be damaged."""
         return [int(row[0]) for row in self._database.execute("SELECT height FROM snapshots ORDER BY height")]
@@ -308,11 +331,12 @@ class ChainStore:
             checksum = row_checksum("receipts", key, receipt.data)
             self._database.execute("INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", *key, receipt.data, checksum)
         if receipts:
-            self._write_number("receipts", seq)
+            self._meta.write("receipts", seq)
 
     def _insert_snapshot(self, height: int, data: bytes, keep: Sequence[int] = ()) -> None:
         checksum = row_checksum("snapshots", (height,), data)
         self._database.execute("INSERT INTO snapshots VALUES (?, ?, ?)", height, data, checksum)
+        self._meta.write("snapshot", height)
         self._database.execute(
             "DELETE FROM snapshots WHERE height NOT IN (SELECT height FROM snapshots ORDER BY height DESC LIMIT ?)"
             " AND height NOT IN (SELECT value FROM json_each(?))",
@@ -320,71 +344,50 @@ class ChainStore:
             json.dumps(list(keep)),
         )
 
-    def _open_guard(self, path: Path) -> SigningGuard:
-        # The guard is created before the first meta row, so a chain with meta rows and no guard has lost it. SQLite
-        # takes an empty file for a new one.
-        existing = self._database.execute("SELECT name FROM meta")
-        if existing and not self._files.size(path):
-            raise DiskCorruption(
-                f"{path} is gone: without it this node may sign twice and lose its stake; put the file back, or "
-                "give the node a new key and an empty home directory"
-            )
-        return SigningGuard(path, files=self._files)
-
     def _check_meta(self, genesis_hash: bytes) -> None:
-        expected = {"schema": SCHEMA_VERSION.to_bytes(4, "big"), "genesis": genesis_hash}
-        with self._database.transaction():
-            for name, value in expected.items():
-                rows = self._database.execute("SELECT value, checksum FROM meta WHERE name = ?", name)
-                if not rows and self.height() == 0:
-                    checksum = row_checksum("meta", (name,), value)
-                    self._database.execute("INSERT INTO meta VALUES (?, ?, ?)", name, value, checksum)
-                    continue
-                if not rows:
-                    raise self._corrupt("meta", (name,), "is gone")
-                self._check("meta", (name,), rows[0])
-                if rows[0][0] != value:
-                    raise UsageError(
-                        f"{self._database.path} was made with {name} {rows[0][0].hex()}, this node has {value.hex()}: "
-                        "use another home directory, or the genesis file it was made with"
-                    )
-
-    def _write_number(self, name: str, number: int) -> None:
-        value = number.to_bytes(8, "big")
-        checksum = row_checksum("meta", (name,), value)
-        self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", name, value, checksum)
-
-    def _read_number(self, name: str, default: int) -> int:
-        rows = self._database.execute("SELECT value, checksum FROM meta WHERE name = ?", name)
-        if not rows:
-            return default
-        self._check("meta", (name,), rows[0])
-        return int.from_bytes(rows[0][0], "big")
+        identity = {"schema": SCHEMA_VERSION.to_bytes(4, "big"), "genesis": genesis_hash}
+        if self._meta.is_empty():
+            if self.height() or self.guard.knows(self._database.path.name):
+                raise self._database.damaged("the table meta is empty")
+            self._meta.create(identity)
+        self._meta.check(identity)
 
     def _check_tip(self) -> None:
-        """A damaged table may look like a shorter or an empty one, which no row's checksum shows."""
-        tip = self._read_number("tip", self.height())
+        tip = self._meta.read("tip")
         if tip != self.height():
-            raise self._corrupt("blocks", (tip,), f"is gone: the last block that is here has height {self.height()}")
+            fault = f"is gone: the last block that is here has height {self.height()}"
+            raise self._database.corrupt("blocks", (tip,), fault)
+
+    def _check_receipts(self) -> None:
+        """Read all receipts that this process hasn't read yet: a damaged one may not be found by what it is about."""
+        while self._receipts_checked < self._meta.read("receipts"):
+            found = self.receipts(after=self._receipts_checked, limit=_CHECKED_AT_ONCE)
+            self._receipts_checked = found[-1].seq
 
     def _check_unbroken(self, found: Sequence[int], first: int, limit: int) -> None:
         """Receipts are numbered without gaps, up to the number that `meta` knows."""
-        last = self._read_number("receipts", found[-1] if found else 0)
-        expected = range(first, min(last, first + limit - 1) + 1)
+        expected = range(first, min(self._meta.read("receipts"), first + limit - 1) + 1)
         for seq, there in zip(expected, found, strict=False):
             if there != seq:
-                raise self._corrupt("receipts", (seq,), "is gone")
+                raise self._database.corrupt("receipts", (seq,), "is gone")
         if len(found) != len(expected):
-            raise self._corrupt("receipts", (first + len(found),), "is gone")
+            raise self._database.corrupt("receipts", (first + len(found),), "is gone")
 
     def _check(self, table: str, key: Key, values_and_checksum: Sequence[Any]) -> None:
         *values, checksum = values_and_checksum
         # SQLite stores any type in any column: a damaged row may hold a number where bytes belong.
         if not all(isinstance(value, bytes) for value in values) or row_checksum(table, key, *values) != checksum:
-            raise self._corrupt(table, key)
+            raise self._database.corrupt(table, key)
 
-    def _corrupt(self, table: str, key: Key, fault: str = "does not match its checksum") -> CorruptRow:
-        return CorruptRow(self._database.path, table, key, fault)
+
+def _check_chain_is_there(path: Path, guard: SigningGuard, files: Files) -> None:
+    """An empty file was cut off; SQLite takes it for a new one. One that is absent was moved away by a person."""
+    if not guard.knows(path.name) or files.size(path):
+        return
+    if files.size(path) is not None:
+        raise DiskCorruption(f"{path} is empty: it was cut off; {CHAIN_REMEDY}")
+    _log.error("chain.missing", path=str(path), remedy="the chain is fetched from peers again")
+    guard.note_beside(path.name, there=False)
 
 
 def _is_intact(table: str, key: Key, data: object, checksum: object) -> bool:

@@ -37,9 +37,9 @@ class CorruptRow(DiskCorruption):
         key: the row's key; for blocks and snapshots the height.
     """
 
-    def __init__(self, path: Path, table: str, key: Key, fault: str = "does not match its checksum") -> None:
+    def __init__(self, path: Path, table: str, key: Key, fault: str, remedy: str) -> None:
         shown = ", ".join(part.hex() if isinstance(part, bytes) else str(part) for part in key)
-        super().__init__(f"{path}: row ({shown}) of table {table} {fault}")
+        super().__init__(f"{path}: row ({shown}) of table {table} {fault}; {remedy}")
         self.path, self.table, self.key = path, table, key
 
 
@@ -52,12 +52,23 @@ class Database:
     """A connection, its lock and its error rules: a failure of SQLite becomes a `LocalError` or a `UsageError`."""
 
     def __init__(
-        self, path: Path, schema: Sequence[str], *, journal: Literal["WAL", "TRUNCATE"], files: Files = OS_FILES
+        self,
+        path: Path,
+        schema: Sequence[str],
+        *,
+        journal: Literal["WAL", "TRUNCATE"],
+        remedy: str,
+        files: Files = OS_FILES,
     ) -> None:
         """Open or create the file and its tables.
 
-        In either journal mode a commit returns after fsync. WAL is faster; TRUNCATE leaves nothing of a committed
-        row outside the main file.
+        Args:
+            path: the file.
+            schema: statements that make the tables, if they are absent.
+            journal: in either mode a commit returns after fsync. WAL is faster; TRUNCATE leaves nothing of a
+                committed row outside the main file.
+            remedy: what a person is to do when the file is damaged, as the end of a sentence.
+            files: where it lies.
 
         Raises:
             DatabaseInUse: another process has it.
@@ -65,6 +76,7 @@ class Database:
             LocalError: it can't be opened.
         """
         self.path = path
+        self._remedy = remedy
         self._lock = threading.RLock()
         with self._translate_errors():
             self._connection = files.connect(path)
@@ -115,7 +127,15 @@ class Database:
         """
         findings = [str(row[0]) for row in self.execute("PRAGMA integrity_check(1)")]
         if findings != ["ok"]:
-            raise DiskCorruption(f"{self.path}: {'; '.join(findings)}")
+            raise self.damaged(findings[0])
+
+    def corrupt(self, table: str, key: Key, fault: str = "does not match its checksum") -> CorruptRow:
+        """The error for a row that is damaged or gone."""
+        return CorruptRow(self.path, table, key, fault, self._remedy)
+
+    def damaged(self, fault: object) -> DiskCorruption:
+        """The error for a damaged file, in one line."""
+        return DiskCorruption(f"{self.path}: {' '.join(str(fault).split())}; {self._remedy}")
 
     def close(self) -> None:
         """Close the file; nothing may be called afterwards."""
@@ -135,9 +155,9 @@ class Database:
                     f"{self.path} is in use by another process: a node needs a home of its own"
                 ) from error
             if code == sqlite3.SQLITE_ERROR:
-                raise DiskCorruption(f"{self.path}: {error}") from error
+                raise self.damaged(error) from error
             raise LocalError(f"{self.path}: {error}") from error
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError) as error:
             raise LocalError(f"{self.path}: {error}") from error
         except sqlite3.Error as error:
-            raise DiskCorruption(f"{self.path}: {error}") from error
+            raise self.damaged(error) from error

@@ -10,15 +10,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from deepshard.ballots import Round, ValidRound
 from deepshard.consensus.types import SafetyState, Step
-from deepshard.disk.database import CorruptRow, Database, row_checksum
+from deepshard.disk.database import Database, row_checksum
 from deepshard.disk.files import OS_FILES, Files
 from deepshard.encoding import Record, decode, encode
-from deepshard.errors import LocalError, MalformedMessage
+from deepshard.errors import DiskCorruption, LocalError, MalformedMessage
 from deepshard.limits import MIB
 from deepshard.primitives import Count, Digest, Height
 
+GUARD_NAME: Final = "guard.db"
+GUARD_REMEDY: Final = (
+    "without it this node may sign twice and lose its stake: put the file back as it was (never an older copy), or "
+    "give the node a new key and an empty home directory"
+)
 SIGNED_MAX: Final = 384
 """Signatures remembered of one height, to repeat them after a crash: those of 128 rounds."""
 _SCHEMA: Final = (
@@ -47,12 +54,14 @@ class Signed(Record, frozen=True):
 class GuardRecord(Record, frozen=True):
     """All the guard knows: signatures of the last height in the order given, and the lock they were given under.
 
-    `logged` is how many entries the consensus log had of that height when the last of them was given.
+    `logged` is how many entries the consensus log had of that height when the last of them was given; `beside` names
+    the files that lie beside the guard.
     """
 
     signed: tuple[Signed, ...] = ()
     safety: SafetyState | None = None
     logged: Count = 0
+    beside: tuple[str, ...] = ()
 
 
 class SigningGuard:
@@ -66,7 +75,7 @@ class SigningGuard:
             DiskCorruption: the file is damaged; restore it or retire the key, but don't delete it.
         """
         # Not WAL: a WAL frame with a flipped bit is dropped silently, and with it the latest signatures.
-        self._database = Database(path, _SCHEMA, journal="TRUNCATE", files=files)
+        self._database = Database(path, _SCHEMA, journal="TRUNCATE", remedy=GUARD_REMEDY, files=files)
         try:
             self._database.check()
             self._record = self._read()
@@ -105,7 +114,18 @@ class SigningGuard:
             if _position(asked) <= _position(last):
                 same = (entry for entry in self._record.signed if _position(entry) == _position(asked))
                 raise DoubleSignRefused(asked, next(same, last))
-        self._write(GuardRecord((*self.signed(asked.height), asked)[-SIGNED_MAX:], safety, logged))
+        signed = (*self.signed(asked.height), asked)[-SIGNED_MAX:]
+        self._write(GuardRecord(signed, safety, logged, self._record.beside))
+
+    def knows(self, name: str) -> bool:
+        """Whether a file of this name, once filled, lies beside the guard."""
+        return name in self._record.beside
+
+    def note_beside(self, name: str, *, there: bool) -> None:
+        """Remember, durably, that a file beside the guard was filled, or that it is to be made anew."""
+        if there != self.knows(name):
+            beside = {*self._record.beside, name} if there else {*self._record.beside} - {name}
+            self._write(msgspec.structs.replace(self._record, beside=tuple(sorted(beside))))
 
     def close(self) -> None:
         """Close the file."""
@@ -115,13 +135,14 @@ class SigningGuard:
         rows = self._database.execute("SELECT id, data, checksum FROM guard")
         if not rows:
             if self._database.execute("PRAGMA user_version") != [(0,)]:
-                raise CorruptRow(self._database.path, "guard", (1,), "is gone")
-            self._write(GuardRecord())
-            self._database.execute("PRAGMA user_version=1")
+                raise self._database.corrupt("guard", (1,), "is gone")
+            with self._database.transaction():
+                self._write(GuardRecord())
+                self._database.execute("PRAGMA user_version=1")
             return self._record
         id_, data, checksum = rows[0]
         if len(rows) > 1 or not isinstance(data, bytes) or row_checksum("guard", (id_,), data) != checksum:
-            raise CorruptRow(self._database.path, "guard", (1,))
+            raise self._database.corrupt("guard", (1,))
         try:
             return decode(data, GuardRecord, bytes_max=MIB)
         except MalformedMessage as error:
@@ -131,6 +152,11 @@ class SigningGuard:
         data = encode(record)
         self._database.execute("INSERT OR REPLACE INTO guard VALUES (1, ?, ?)", data, row_checksum("guard", (1,), data))
         self._record = record
+
+
+def lost_guard(path: Path) -> DiskCorruption:
+    """The error for a guard that is gone though its node has lived."""
+    return DiskCorruption(f"{path} is gone: {GUARD_REMEDY}")
 
 
 def _position(signed: Signed) -> tuple[int, int, int]:

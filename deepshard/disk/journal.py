@@ -12,9 +12,12 @@ from typing import Any, Final
 
 from deepshard.disk.database import Database
 from deepshard.disk.files import OS_FILES, Files
-from deepshard.errors import DiskCorruption, LocalError, UsageError
+from deepshard.errors import LocalError, UsageError
 from deepshard.primitives import tagged_hash
 
+JOURNAL_REMEDY: Final = (
+    "move it away to go on without its promises: a vote or submission that is open now can't be opened then"
+)
 _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS promise (key TEXT PRIMARY KEY, value BLOB NOT NULL, checksum BLOB NOT NULL)",
 )
@@ -32,7 +35,7 @@ class Journal:
             LocalError: it can't be opened.
         """
         # Not WAL: a WAL frame with a flipped bit is dropped silently, and with it the latest promises.
-        self._database = Database(path, _SCHEMA, journal="TRUNCATE", files=files)
+        self._database = Database(path, _SCHEMA, journal="TRUNCATE", remedy=JOURNAL_REMEDY, files=files)
         try:
             self._database.check()
             for row in self._database.execute("SELECT key, value, checksum FROM promise"):
@@ -60,7 +63,7 @@ class Journal:
 
     def _intact(self, key: Any, value: Any, checksum: Any) -> bytes:  # noqa: ANN401  # SQLite stores any type anywhere
         if not isinstance(key, str) or not isinstance(value, bytes) or _checksum(key, value) != checksum:
-            raise DiskCorruption(f"{self._database.path}: entry {key} of the journal does not match its checksum")
+            raise self._database.damaged(f"entry {key!r} of the journal does not match its checksum")
         return value
 
 

@@ -77,7 +77,11 @@ def load_key(path: Path, passphrase: str, *, warn: Callable[[str], None] = _warn
     Raises:
         UsageError: missing, unreadable, not a key file, damaged, or a wrong passphrase.
     """
-    return load_key_file(_read(path, warn), passphrase)
+    text = _read(path, warn)
+    try:
+        return load_key_file(text, passphrase)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def load_public_key(path: Path, *, warn: Callable[[str], None] = _warn_in_log) -> bytes:
@@ -86,7 +90,11 @@ def load_public_key(path: Path, *, warn: Callable[[str], None] = _warn_in_log) -
     Raises:
         UsageError: missing, unreadable or not a key file.
     """
-    return read_key_public(_read(path, warn))
+    text = _read(path, warn)
+    try:
+        return read_key_public(text)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def read_passphrase(*, prompt: bool, file: Path | None, env: Mapping[str, str], confirm: bool = False) -> str:

@@ -12,6 +12,7 @@ from deepshard.consensus.types import Block, CommitCertificate
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.chunks import ChunkStore
 from deepshard.disk.evidence import EvidenceFolder
+from deepshard.disk.home import JOURNAL_NAME, open_home
 from deepshard.disk.journal import Journal
 from deepshard.encoding import decode
 from deepshard.errors import UsageError
@@ -126,7 +127,6 @@ class Node:
             advertise=settings.advertise or None,
         )
         self.chunks = ChunkStore(home / "chunks")
-        self._journal = Journal(home / "journal.sqlite")
         self._supervisor = Supervisor()
         evidence = self._evidence = EvidenceFolder(home / "evidence")
         self._now_ms = now_ms
@@ -147,6 +147,7 @@ class Node:
             network=self.network, store=self.chunks, may_fetch=self.registry.may_fetch, salt=key.public
         )
         if roles == ("inference",):
+            self._journal = Journal(home / JOURNAL_NAME)
             self._light = LightClient(
                 genesis=genesis,
                 evidence=evidence,
@@ -158,7 +159,7 @@ class Node:
             self._light.check()
             self._wallet = Wallet(key, genesis.chain_id, self._light, journal=self._journal)
         else:
-            self._store = ChainStore(home / "chain.sqlite", genesis_hash=genesis.hash())
+            self._journal, self._store = open_home(home, genesis_hash=genesis.hash())
             if named is not None:
                 _check_named(home, self._store, *named)
             self._view = ChainView(genesis_state(genesis), None)

@@ -355,6 +355,10 @@ class ChainService:
         await self._feed(VoteReceived(vote))
 
     async def _decide(self, decided: Decide) -> None:
+        if self._executor.encoded(decided.block_id) is None:
+            # It was locked before a restart, and lost with the disk: whoever has it decides it, and it is fetched.
+            _log.error("consensus.block_missing", height=decided.height, block_id=decided.block_id.hex())
+            return
         block = self._executor.commit(decided.block_id, decided.certificate)
         _log.info(
             "block.committed",

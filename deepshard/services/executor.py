@@ -100,9 +100,9 @@ class ChainExecutor:
         tip = self._store.height()
         snapshot = self._store.snapshot()
         height = 0
-        kept = self._store.snapshot_heights()
-        if kept and (snapshot is None or snapshot[0] < kept[-1]):
-            _log.error("snapshot.damaged", height=kept[-1], instead=0 if snapshot is None else snapshot[0])
+        instead = 0 if snapshot is None else snapshot[0]
+        if instead != self._store.snapshot_height:
+            _log.error("snapshot.damaged", height=self._store.snapshot_height, instead=instead)
         if snapshot is None and self._store.base > 1:
             raise DiskCorruption(
                 f"no state snapshot is intact, and the chain here begins at height {self._store.base}: move the chain "

@@ -27,6 +27,8 @@ from deepshard.testing.sqlite_errors import as_sqlite3
 
 SECTOR_BYTES: Final = 512
 """A torn write ends anywhere, or leaves any of its sectors."""
+FILE_BYTES_MAX: Final = 64 << 20
+"""What would make a file longer meets a full disk."""
 _NO_POWER: Final = "the disk has lost power"
 _VFS_NAME: Final = "deepshard-fault-disk"
 # What SQLite's own VFS says of a Linux file system: overwriting part of a sector harms nothing beside it.
@@ -146,6 +148,11 @@ class FaultDisk:
         """Cut a file off, behind the back of whoever has it open."""
         file = self._names[str(path)]
         del file.data[size:], file.synced[size:]
+
+    def remove(self, path: Path) -> None:
+        """Take a file away, if it is there."""
+        self._names.pop(str(path), None)
+        self._durable.pop(str(path), None)
 
     def files(self) -> dict[Path, bytes]:
         """What a process would read now, by path."""
@@ -295,6 +302,8 @@ class _Handle(apsw.VFSFile):
         disk, file = self._disk, self._file
         if self._is_dead():
             return
+        if offset + len(data) > FILE_BYTES_MAX:
+            raise apsw.FullError
         if disk is not None:
             write = (offset, bytes(data))
             file.unsynced.append(write)

@@ -250,7 +250,7 @@ def test_another_network_or_version_is_refused(tmp_path: Path, monkeypatch: pyte
     fill(tmp_path)
     with pytest.raises(UsageError, match="genesis"):
         open_store(tmp_path, content_digest(b"other"))
-    monkeypatch.setattr(chain_module, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(chain_module, "SCHEMA_VERSION", 3)
     with pytest.raises(UsageError, match="schema"):
         open_store(tmp_path)
 
@@ -275,7 +275,7 @@ def test_a_file_in_use_by_another_process_is_refused_at_once(tmp_path: Path, nam
 
 def test_an_open_store_is_not_opened_twice(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    with pytest.raises(UsageError, match=r"chain\.db is in use"):
+    with pytest.raises(UsageError, match=r"guard\.db is in use"):
         open_store(tmp_path)
     store.close()
     open_store(tmp_path).close()

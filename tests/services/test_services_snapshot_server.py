@@ -112,13 +112,16 @@ def test_a_chain_goes_on_from_an_installed_state_and_restores_from_it(folder: Pa
     store.close()
 
 
-def test_a_damaged_snapshot_is_reported_and_the_blocks_since_an_older_one_lead_to_the_same_state(folder: Path) -> None:
+@pytest.mark.parametrize("damage", ["UPDATE snapshots SET data = x'00'", "DELETE FROM snapshots"])
+def test_a_damaged_snapshot_is_reported_and_the_blocks_since_an_older_one_lead_to_the_same_state(
+    folder: Path, damage: str
+) -> None:
     (folder / "node").mkdir()
     grow_chain(folder / "node", GENESIS, VALIDATORS, ONIONS, height=120)
-    damage = sqlite3.connect(folder / "node" / "chain.sqlite")
-    damage.execute("UPDATE snapshots SET data = x'00' WHERE height = 100")
-    damage.commit()
-    damage.close()
+    database = sqlite3.connect(folder / "node" / "chain.sqlite")
+    database.execute(f"{damage} WHERE height = 100")
+    database.commit()
+    database.close()
     store, executor = open_executor(folder / "node")
     with structlog.testing.capture_logs() as logs:
         executor.restore()

@@ -15,6 +15,7 @@ from deepshard.consensus.forensics import Accusation
 from deepshard.consensus.types import Header
 from deepshard.disk.chain import ChainStore
 from deepshard.disk.files import Connection, Files
+from deepshard.disk.home import open_home
 from deepshard.disk.journal import Journal
 from deepshard.errors import DiskCorruption, LocalError, UsageError
 from deepshard.identity import SecretKey
@@ -49,7 +50,6 @@ from deepshard.wire.messages import (
 
 CHAIN = Path("/node/chain.sqlite")
 GUARD = CHAIN.with_name("guard.db")
-JOURNAL = CHAIN.with_name("journal.sqlite")
 
 
 class MemoryFiles:
@@ -116,6 +116,7 @@ class Node:
         refused: why its operator can't start it again, or None.
         rotted: whether bits of its disk were flipped, so that refusing to go on is right.
         clock: seconds that its clock is off, and by which share it runs too fast.
+        remembers: whether its wallet keeps what is in flight in the journal, as that of a node does.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class Node:
         self.chain: ChainService | None = None
         self.locker: EvidenceLocker | None = None
         self.refused: str | None = None
-        self.rotted = False
+        self.rotted = self.remembers = False
         self.clock = (0.0, 0.0)
         self.rewrite: Callable[[Port, object], object] | None = None
         self.files: Files = FaultDisk(chance(f"disk {world.genesis.chain_id} {name}")) if disk else MemoryFiles()
@@ -188,8 +189,7 @@ class Node:
     def _boot(self) -> None:
         world = self._world
         try:
-            store = ChainStore(CHAIN, genesis_hash=world.genesis.hash(), files=self.files)
-            journal = Journal(JOURNAL, files=self.files)
+            journal, store = open_home(CHAIN.parent, genesis_hash=world.genesis.hash(), files=self.files)
         except PowerLoss:
             self._settle()
             return
@@ -214,7 +214,7 @@ class Node:
             snapshots=world.snapshots,
             evidence=locker,
         )
-        self._wallet = Wallet(self.key, world.genesis.chain_id, chain)
+        self._wallet = Wallet(self.key, world.genesis.chain_id, chain, journal=journal if self.remembers else None)
         reporter = Reporter(view=view, wallet=self._wallet, locker=locker)
         light = LightServer(view=view, store=store, network=port)
         snapshots = SnapshotServer(
@@ -247,7 +247,7 @@ class Node:
             port.on_send = lambda _, message: world.oracle.left(
                 self.name, self.key.address, message, trio.current_time()
             )
-        self._scope, self._stopped, self._crash = trio.CancelScope(), trio.Event(), None
+        self._scope, self._stopped = trio.CancelScope(), trio.Event()
         world.log.add("up", self.name, height=store.height())
         services = (chain.run, self._wallet.run, reporter.run, light.run, snapshots.run, reports.run)
         world.nursery.start_soon(self._live, (store, journal), services)
@@ -281,6 +281,7 @@ class Node:
                     file.close()
             if isinstance(self.files, FaultDisk):
                 self.files.reopen()
+            self._crash = None
             self._stopped.set()
         if isinstance(failure, LocalError):
             self._refuse(failure)
@@ -292,6 +293,7 @@ class Node:
         assert isinstance(self.files, FaultDisk)
         self.files.crash(self._crash or Crash.KEPT)
         self.files.reopen()
+        self._crash = None
 
     def _refuse(self, error: Exception) -> None:
         """It says that it can't go on. Right, if its disk was damaged; what its operator does depends on the file."""
@@ -311,9 +313,9 @@ class Node:
 
     async def kill(self, mode: Crash | None) -> None:
         """End it: by a power loss, or as a kill would (None)."""
-        self._crash = mode
         if not self.is_up:
             return
+        self._crash = mode
         self._scope.cancel()
         await self._stopped.wait()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -59,8 +60,17 @@ def _open_once(signed: bytes, public_key: bytes) -> bytes:
     return opened
 
 
-def run_plan(plan: Plan, *, canary: str | None = None, traced: bool = False, recorded: str | None = None) -> Result:
-    """Run a plan; the same plan gives the same result, to the byte of its log and of the trace of a `recorded` node.
+def run_plan(
+    plan: Plan,
+    *,
+    canary: str | None = None,
+    traced: bool = False,
+    recorded: str | None = None,
+    world_of: Callable[[Plan, EventLog], World] = World,
+) -> Result:
+    """Run a plan in a world of its own.
+
+    The same plan gives the same result, to the byte of its log and of the trace of a `recorded` node.
 
     Raises:
         UsageError: no such canary or node.
@@ -77,7 +87,7 @@ def run_plan(plan: Plan, *, canary: str | None = None, traced: bool = False, rec
 
     async def main() -> None:
         nonlocal world, ended
-        made = World(plan, log)
+        made = world_of(plan, log)
         names = [node.name for node in made.nodes]
         if recorded is not None and recorded not in names:
             raise UsageError(f"no node {recorded!r}: there are {', '.join(names)}")
