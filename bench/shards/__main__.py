@@ -20,6 +20,7 @@ from .exchange import exchange_rows
 from .importing import import_rows
 from .joining import joining_rows
 from .leaving import leaving_rows
+from .swarm import memory_rows, swarm_rows
 from .table import Row, as_json, machine, not_measured, show
 
 ROWS: dict[str, Callable[[bool], list[Row]]] = {
@@ -28,6 +29,8 @@ ROWS: dict[str, Callable[[bool], list[Row]]] = {
     "import": import_rows,
     "leaving": leaving_rows,
     "joining": joining_rows,
+    "swarm": swarm_rows,
+    "memory": memory_rows,
 }
 """Name, and what gives its rows when told whether to be quick."""
 
