@@ -17,6 +17,7 @@ import torch
 from bench.wire.rows import Row, as_json, machine, show
 
 from .moments import accuracy_rows, moments_rows
+from .scoring import scoring_rows
 
 
 class MakesRows(Protocol):
@@ -28,6 +29,7 @@ class MakesRows(Protocol):
 ROWS: dict[str, MakesRows] = {
     "moments": moments_rows,
     "accuracy": accuracy_rows,
+    "scoring": scoring_rows,
 }
 
 

@@ -33,12 +33,15 @@ _NOTHING: Final = TextScore(tokens=0, log_prob=0.0, conditional_curvature=0.0, p
 class Scorer:
     """Scores probes under one model.
 
-    `path` names the operator, where it ran and how the model's states were computed, for people.
+    Attributes:
+        path: the operator, where it runs and how the model's states are computed, for people.
+        words: the vocabulary's size.
     """
 
     def __init__(self, model: Any) -> None:
         self._packed = PackedModel(model)
         self._head_VH = head_weight(model).detach()
+        self.words = self._head_VH.shape[0]
         self._logits = _logit_numbers(model.config.get_text_config())
         self.path = f"{OPERATOR} ({self._head_VH.device.type}, {self._packed.path})"
 
