@@ -22,6 +22,7 @@ from .joining import joining_rows
 from .leaving import leaving_rows
 from .swarm import memory_rows, swarm_rows
 from .table import Row, as_json, machine, not_measured, show
+from .updates import update_rows
 
 ROWS: dict[str, Callable[[bool], list[Row]]] = {
     "codec": codec_rows,
@@ -31,6 +32,7 @@ ROWS: dict[str, Callable[[bool], list[Row]]] = {
     "joining": joining_rows,
     "swarm": swarm_rows,
     "memory": memory_rows,
+    "update": update_rows,
 }
 """Name, and what gives its rows when told whether to be quick."""
 

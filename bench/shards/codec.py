@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 
 from deepshard.shards.codec import Spans, decode_shard, encode_shard
 
-from .models import random_bf16, smollm2
+from .models import gemma3, random_bf16, smollm2
 from .table import Row, not_measured
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ def codec_rows(quick: bool) -> list[Row]:  # noqa: FBT001  # as every row of the
     if quick:
         return _compared("noise", [random_bf16(1 << 21, seed) for seed in range(4)], runs=1)
     rows: list[Row] = []
-    for name, weights in (("SmolLM2", smollm2()),):
+    for name, weights in (("SmolLM2", smollm2()), ("Gemma-3 270M", gemma3())):
         if weights is None:
             rows.append(not_measured(f"{name}: codec", "ratio", "its package is not installed"))
         else:

@@ -241,7 +241,7 @@ def _import_by_worker(source: str, target: BlobStore) -> dict[str, Any]:
     with _bar("import") as on_bytes:
 
         def report(progress: Progress) -> None:
-            if progress.stage == "store":
+            if progress.stage == "stream":
                 on_bytes(progress.done, progress.total)
 
         try:

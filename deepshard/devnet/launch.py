@@ -46,7 +46,9 @@ async def _prepare(stage: Stage) -> None:
 
     def show(progress: Progress) -> None:
         # The worker's thread calls; telling belongs to the main one.
-        trio.from_thread.run_sync(stage.narrator.waiting, f"model: {progress.stage} {progress.done}/{progress.total}")
+        trio.from_thread.run_sync(
+            stage.narrator.waiting, f"model: {progress.stage} {100 * progress.done // max(1, progress.total)} %"
+        )
 
     with trio.move_on_after(plan.import_s) as importing:
         imported, store = await import_model(settings.model, settings.cache, show)

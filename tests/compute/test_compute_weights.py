@@ -67,8 +67,15 @@ def test_a_directory_imports_to_the_same_weights(
     with model_directory(weights.manifest, BlobStore(tiny.store)) as directory:
         load_tokenizer(directory).save_pretrained(source)
         build_model(directory, weights.tensors).to(torch.bfloat16).save_pretrained(source)
-    found = import_model(ImportModel(source=str(source), store=str(tmp_path / "chunks")), quiet)
+    stages: list[str] = []
+    job = ImportModel(source=str(source), store=str(tmp_path / "chunks"))
+    found = import_model(job, lambda progress: stages.append(progress.stage))
     assert found.weights_root == tiny_import[0].weights_root
+    assert set(stages) == {"import", "stream"}
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 1}))
+    with pytest.raises(UsageError, match=r"not whole|cannot read the model"):
+        import_model(job, quiet)
 
 
 def test_delta_round_trip_over_two_generations(tiny: ModelRef, tmp_path: Path) -> None:
