@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 from msgspec.structs import replace
@@ -128,14 +129,14 @@ class RealNode:
     listen: str
     home: Path
     process: trio.Process
-    events: list[dict[str, object]]
+    events: list[dict[str, Any]]
     news: trio.Event
 
-    async def logged(self, event: str, **facts: object) -> dict[str, object]:
+    async def logged(self, event: str, **facts: object) -> dict[str, Any]:
         """Wait for an event of its log."""
         return await self.when(lambda entry: entry.get("event") == event and facts.items() <= entry.items())
 
-    async def when(self, fits: Callable[[dict[str, object]], bool]) -> dict[str, object]:
+    async def when(self, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait for an entry of its log."""
         with trio.fail_after(PATIENCE_S):
             while True:

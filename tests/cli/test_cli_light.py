@@ -240,8 +240,11 @@ async def test_an_attack_is_written_down_reported_and_remembered(
     grow(fork, genesis, height=HEIGHT, interval_ms=1010)
     truth, lies = block_ids(chain, genesis), block_ids(fork, genesis)
     assert (truth[40], truth[41] == lies[41]) == (lies[40], False)
-    honest = shutil.copytree(chain, tmp_path / "honest")
-    async with shown_chain(honest, genesis) as one, shown_chain(fork, genesis) as liar:
+    shutil.copytree(chain, tmp_path / "honest" / "home")
+    async with (
+        real_node(tmp_path / "honest", genesis, ALICE, roles="informant") as one,
+        shown_chain(fork, genesis) as liar,
+    ):
         code, out, err = await client("follow", "--json", peers=[one.listen, liar.listen])
         assert code == 5, err
         assert all(address in err for address in map(format_address, (key.address for key in VALIDATORS)))
@@ -250,10 +253,12 @@ async def test_an_attack_is_written_down_reported_and_remembered(
         assert attack["block_ids"] == sorted(ids[attack["height"]] for ids in (truth, lies))
         [file] = (client.home / "evidence").iterdir()
         assert attack["evidence"] == str(file)
-        for peer in (one, liar):
-            [report] = [message for message in peer.heard if isinstance(message, LightAttackReport)]
-            assert report.evidence == file.read_bytes()
-            assert report.common_height == attack["common_height"]
+        reports = {message for message in liar.heard if isinstance(message, LightAttackReport)}
+        common = attack["common_height"]
+        assert {(report.common_height, report.evidence) for report in reports} == {(common, file.read_bytes())}
+        judged = await one.logged("attack.reported")
+        assert [false["block_id"] for false in judged["false"]] == [lies[attack["height"]]]
+        assert (one.home / "evidence" / file.name).read_bytes() == file.read_bytes()
         verify = ["evidence", "verify", str(file), "--genesis", str(client.genesis), "--json"]
         checked = await trio.run_process([sys.executable, "-m", "deepshard.cli.main", *verify], capture_stdout=True)
         assert sorted(json.loads(checked.stdout)["convicted"]) == sorted(attack["convicted"])

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from light_peers import VALIDATORS
 
 from deepshard.cli.light_session import is_level
-from deepshard.cli.light_view import JsonLines, Lines, Signed, Verified, signed_text, verified, when
+from deepshard.cli.light_view import (
+    ROWS_MAX,
+    JsonLines,
+    Lines,
+    LiveTable,
+    Signed,
+    Verified,
+    signed_text,
+    verified,
+    when,
+)
 from deepshard.consensus.light import LightBlock
 from deepshard.consensus.light_events import Trusted
 from deepshard.consensus.types import Header
@@ -76,6 +86,30 @@ def test_a_share_is_never_rounded_up() -> None:
 def test_any_time_can_be_shown(time_ms: int) -> None:
     assert when(time_ms)
     assert when(1_795_596_648_628) == "2026-11-25T08:50:48Z"
+
+
+def test_the_table_on_a_terminal_shows_the_newest_headers_and_notes(capsys: pytest.CaptureFixture[str]) -> None:
+    table = LiveTable("a chain")
+    for height in range(1, ROWS_MAX + 2):
+        [one] = verified(Trusted((header(height),), (block(height, 4),), b"p", (b"a", b"b")))
+        table.show(one)
+    table.say("peers", "one\x1b[31m peer", {})
+    table.close()
+    title, headings, *rows = capsys.readouterr().out.splitlines()
+    assert title.strip() == "a chain"
+    assert headings.split() == ["HEIGHT", "ID", "TIME", "SIGNED", "PEERS"]
+    assert [row.split()[0] for row in rows[:ROWS_MAX]] == [str(height) for height in range(2, ROWS_MAX + 2)]
+    assert rows[0].split()[1:] == [
+        header(2).block_id().hex()[:16],
+        "1970-01-01T00:00:02Z",
+        "100%",
+        "by",
+        "4",
+        "of",
+        "4",
+        "3",
+    ]
+    assert rows[ROWS_MAX].strip() == "one\N{REPLACEMENT CHARACTER}[31m peer"
 
 
 def test_a_line_for_people_and_one_for_programs(capsys: pytest.CaptureFixture[str]) -> None:

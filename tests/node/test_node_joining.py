@@ -1,0 +1,43 @@
+"""A node that is new to an old network: it names a block that it trusts, and joins by a snapshot from there."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from msgspec.structs import replace
+from test_node_process import KEY, OTHER, Home, genesis
+
+from deepshard.consensus.types import Block
+from deepshard.disk.chain import ChainStore
+from deepshard.encoding import decode
+from deepshard.ledger.onion import OnionChain
+from deepshard.limits import BLOCK_BYTES_MAX
+from deepshard.primitives import tagged_hash
+from deepshard.testing.chain_history import grow_chain
+
+DAY_MS = 24 * 3600 * 1000
+HEIGHT = 120
+
+
+def test_an_old_network_is_joined_from_a_block_that_a_person_names(tmp_path: Path) -> None:
+    network = replace(genesis(), time_ms=time.time_ns() // 1_000_000 - 9 * DAY_MS)
+    ours, theirs = Home(tmp_path / "a", KEY, network), Home(tmp_path / "b", OTHER, network)
+    onions = {KEY.address: OnionChain(tagged_hash("onion seed", KEY.seed))}
+    grow_chain(ours.home, network, [KEY], onions, height=HEIGHT, interval_ms=9 * DAY_MS // (HEIGHT + 1))
+    store = ChainStore(ours.home / "chain.sqlite", genesis_hash=network.hash())
+    stored = store.block(HEIGHT - 5)
+    store.close()
+    assert stored is not None
+    block_id = decode(stored.block, Block, bytes_max=BLOCK_BYTES_MAX).header.block_id()
+    with ours.running() as validator:
+        listen = validator.wait_for("node.ready")["listen"]
+        joining = {"roles": "informant", "peers": listen}
+        # Genesis is too old to go on from, so without a name every block is executed; and so it is without a gap.
+        with Home(tmp_path / "c", OTHER, network).running(**joining, snapshot_gap="60") as node:
+            assert "--trust HEIGHT:ID" in node.wait_for("join.failed")["reason"]
+            node.wait_for("chain.synced")
+        with theirs.running(**joining, snapshot_gap="60", trust=f"{HEIGHT - 5}:{block_id.hex()}") as node:
+            assert node.wait_for("join.installed")["height"] == 100
+            node.wait_for("chain.caught_up")
+            assert not any(entry["event"] == "join.failed" for entry in node.events)
