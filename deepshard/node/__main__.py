@@ -65,6 +65,22 @@ def main(
             help="File with the key's passphrase; else DEEPSHARD_PASSPHRASE, else a prompt.",
         ),
     ] = None,
+    upload_rate: Annotated[
+        float | None,
+        typer.Option(
+            envvar="DEEPSHARD_UPLOAD_RATE",
+            metavar="MIB_PER_S",
+            help="Cap on weights and texts served, in MiB a second; 0: none. Consensus and gossip are never capped.",
+        ),
+    ] = None,
+    download_rate: Annotated[
+        float | None,
+        typer.Option(
+            envvar="DEEPSHARD_DOWNLOAD_RATE",
+            metavar="MIB_PER_S",
+            help="Cap on weights and texts fetched, in MiB a second; 0: none.",
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(envvar="DEEPSHARD_THREADS", help="Threads of the compute worker; 0 uses every core.")
     ] = None,
@@ -112,6 +128,8 @@ def main(
         "log_format": log_format,
         "log_level": log_level,
         "passphrase_file": passphrase_file,
+        "upload_rate": upload_rate,
+        "download_rate": download_rate,
         "threads": threads,
         "leases": lease,
         "micro_batch": micro_batch,

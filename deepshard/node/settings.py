@@ -32,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_format: LogFormat = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     passphrase_file: str = ""
+    upload_rate: float = 0.0
+    download_rate: float = 0.0
     threads: int = 0
     leases: tuple[str, ...] = ()
     micro_batch: int = 1
@@ -83,6 +85,10 @@ def _checked(settings: Settings) -> Settings:
         raise UsageError(
             f"snapshot_gap_blocks is {settings.snapshot_gap_blocks}: give a number of blocks, or 0 for never"
         )
+    for name in ("upload_rate", "download_rate"):
+        rate = getattr(settings, name)
+        if not 0 <= rate < float("inf"):
+            raise UsageError(f"{name} is {rate}: give MiB per second, or 0 for no cap")
     if not settings.genesis:
         raise UsageError("no genesis file: name the network to join with --genesis FILE")
     if settings.micro_batch < 1:

@@ -20,7 +20,7 @@ from deepshard.identity import SecretKey
 from deepshard.ledger.genesis import genesis_state
 from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis
-from deepshard.limits import BLOCK_BYTES_MAX, CERTIFICATE_BYTES_MAX
+from deepshard.limits import BLOCK_BYTES_MAX, CERTIFICATE_BYTES_MAX, MIB
 from deepshard.net.network import Network
 from deepshard.net.types import NetworkEvent
 from deepshard.node.backend import NodeBackend
@@ -144,7 +144,12 @@ class Node:
         )
         self.registry = WeightsRegistry(lambda: self.exchange, lambda: None if self._view is None else self._view.state)
         self.exchange = ShardExchange(
-            network=self.network, store=self.chunks, may_fetch=self.registry.may_fetch, salt=key.public
+            network=self.network,
+            store=self.chunks,
+            may_fetch=self.registry.may_fetch,
+            salt=key.public,
+            upload_bytes_per_s=settings.upload_rate * MIB,
+            download_bytes_per_s=settings.download_rate * MIB,
         )
         if roles == ("inference",):
             self._journal = Journal(home / JOURNAL_NAME)

@@ -23,6 +23,7 @@ from deepshard.services.shards_download import (
 )
 from deepshard.services.shards_requests import ExchangeReply, Requests
 from deepshard.services.shards_upload import ExchangeRequest, MayFetch, Uploads
+from deepshard.shards.rates import RateCap
 
 __all__ = ["ExchangeStats", "FetchIncomplete", "FetchReport", "ShardExchange"]
 
@@ -62,6 +63,8 @@ class ShardExchange:
         repair_pause_s: float = 30.0,
         repair_attempts: int = 5,
         disk_threads: int = 4,
+        upload_bytes_per_s: float = 0.0,
+        download_bytes_per_s: float = 0.0,
     ) -> None:
         """Set up.
 
@@ -73,6 +76,8 @@ class ShardExchange:
             have_interval_s: how often a peer is asked again about what it lacked.
             repair_attempts: how often a blob that was corrupt on disk is looked for before it is given up.
             disk_threads: threads that hash and access files; 0 under a simulated clock.
+            upload_bytes_per_s: cap on blobs and ranges served, to all peers together; 0 for none.
+            download_bytes_per_s: cap on blobs and ranges asked for, by all downloads together; 0 for none.
         """
         self.mailbox: Mailbox[NetworkEvent] = Mailbox(_MAILBOX_MESSAGES)
         self.stats = ExchangeStats()
@@ -87,11 +92,13 @@ class ShardExchange:
             slots=uploads_per_peer,
             waiting_max=waiting_per_peer,
             disk=self._disk,
+            cap=RateCap(upload_bytes_per_s),
             on_served=lambda peer, size: _add(self.stats.served_bytes, peer, size),
             on_corrupt=self.repair,
         )
         self._salt = salt
         self._downloads: set[Download] = set()
+        self._download_cap = RateCap(download_bytes_per_s)
         self._in_flight_per_peer = in_flight_per_peer
         self._request_timeout_s = request_timeout_s
         self._have_interval_s = have_interval_s
@@ -145,6 +152,7 @@ class ShardExchange:
             have_interval_s=self._have_interval_s,
             in_flight_max=self._in_flight_per_peer,
             disk=self._disk,
+            cap=self._download_cap,
             on_fetched=lambda peer, size: _add(self.stats.fetched_bytes, peer, size),
         )
         self._downloads.add(download)

@@ -12,13 +12,15 @@ import trio
 from deepshard.disk.chunks import ChunkStore
 from deepshard.disk.partials import PartialState
 from deepshard.errors import DiskCorruption, LocalError, MalformedMessage
-from deepshard.limits import WANT_DIGESTS_MAX
+from deepshard.limits import RANGE_BLOCKS_MAX, WANT_DIGESTS_MAX
 from deepshard.net.types import NetworkPort, PeerInfo
+from deepshard.primitives import CONTENT_BLOCK_BYTES
 from deepshard.ranges import CorruptRange
 from deepshard.services.shards_disk import DiskThreads
 from deepshard.services.shards_intake import find_missing, keep_blob, keep_range, parts_of
 from deepshard.services.shards_requests import BlobAnswer, RangeAnswer, Requests
 from deepshard.shards.errors import CorruptChunk
+from deepshard.shards.rates import RateCap
 from deepshard.shards.swarm import Outcome, Part, Swarm
 from deepshard.wire.messages import BlobStatus
 
@@ -92,6 +94,7 @@ class Download:
         have_interval_s: float,
         in_flight_max: int,
         disk: DiskThreads,
+        cap: RateCap,
         on_fetched: Callable[[bytes, int], None],
     ) -> None:
         self._network = network
@@ -107,6 +110,7 @@ class Download:
         self._have_interval_s = have_interval_s
         self._in_flight_max = in_flight_max
         self._disk = disk
+        self._cap = cap
         self._on_fetched = on_fetched
         self._swarm = Swarm({})
         self._failure: LocalError | None = None
@@ -183,11 +187,25 @@ class Download:
         while not self._swarm.done and self._failure is None:
             self._wake = trio.Event()
             now = trio.current_time()
-            for peer, part in self._swarm.next_requests(now):
-                nursery.start_soon(self._request, peer, part)
+            while not (capped_s := self._cap.wait_s(now)):
+                requests = self._swarm.next_requests(now, at_most=1 if self._cap.is_set else None)
+                for peer, part in requests:
+                    self._cap.spend(self._expected(part), now)
+                    nursery.start_soon(self._request, peer, part)
+                if not requests or not self._cap.is_set:
+                    break
             deadline = self._swarm.next_deadline(now)
+            if capped_s:
+                deadline = min(now + capped_s, float("inf") if deadline is None else deadline)
             with trio.move_on_at(float("inf") if deadline is None else deadline):
                 await self._wake.wait()
+
+    def _expected(self, part: Part) -> int:
+        """Bytes that a request is expected to bring, and are counted against the cap when it is sent."""
+        if part.blocks:
+            return part.blocks * CONTENT_BLOCK_BYTES
+        size = self._wanted.get(part.digest)
+        return RANGE_BLOCKS_MAX * CONTENT_BLOCK_BYTES if size is None else size
 
     async def _request(self, peer: bytes, part: Part) -> None:
         if not part.blocks:
@@ -206,6 +224,7 @@ class Download:
             self._keeping.pop(part.digest, None)
 
     def _settle(self, peer: bytes, part: Part, outcome: Outcome, size: int, left: Sequence[Part]) -> None:
+        self._cap.spend(size - self._expected(part), trio.current_time())
         is_new = self._swarm.received(peer, part, outcome, trio.current_time(), size=size, left=left)
         if is_new:
             self._on_fetched(peer, size)
@@ -309,8 +328,10 @@ class Download:
                     offered_any = True
             if batches and not offered_any and batches[0][0] in self._swarm.missing:
                 # A bitmap doesn't say why. Asking for one of them does: not found, or not licensed.
+                part = self._swarm.first_part(batches[0][0])
+                self._cap.spend(self._expected(part), trio.current_time())
                 with trio.move_on_after(self._request_timeout_s):
-                    await self._request(peer, self._swarm.first_part(batches[0][0]))
+                    await self._request(peer, part)
         finally:
             self._asking.discard(peer)
 

@@ -14,6 +14,7 @@ from deepshard.net.types import NetworkPort, PeerInfo
 from deepshard.primitives import content_address
 from deepshard.ranges import range_proof
 from deepshard.services.shards_disk import DiskThreads
+from deepshard.shards.rates import RateCap
 from deepshard.wire.messages import (
     BlobReply,
     BlobRequest,
@@ -25,6 +26,9 @@ from deepshard.wire.messages import (
 )
 
 _log = structlog.get_logger(__name__)
+
+_CAPPED_WAIT_S_MAX = 10.0
+"""Below the half of a request's time-out after which others are asked as well."""
 
 MayFetch = Callable[[PeerInfo, bytes], bool]
 ExchangeRequest = HaveRequest | BlobRequest | RangeRequest
@@ -67,6 +71,7 @@ class Uploads:
         slots: int,
         waiting_max: int,
         disk: DiskThreads,
+        cap: RateCap,
         on_served: Callable[[bytes, int], None],
         on_corrupt: Callable[[bytes], None],
     ) -> None:
@@ -76,6 +81,7 @@ class Uploads:
         self._slots = slots
         self._open_max = slots + waiting_max
         self._disk = disk
+        self._cap = cap
         self._on_served = on_served
         self._on_corrupt = on_corrupt
         self._counters: dict[bytes, _Counter] = {}
@@ -141,10 +147,22 @@ class Uploads:
         except LocalError as error:
             _log.error("chunk.unreadable", digest=request.digest.hex(), error=str(error))
             found = _Found(BlobStatus.BUSY)
+        if found.status is BlobStatus.FOUND and not await self._its_turn(len(found.data)):
+            found = _Found(BlobStatus.BUSY)
         sent = await self._answer(peer, request, found)
         if sent and found.status is BlobStatus.FOUND:
             self._on_served(peer.public_key, len(found.data))
             _log.debug("chunk.served", digest=request.digest.hex(), peer=peer.remote, bytes=len(found.data))
+
+    async def _its_turn(self, size: int) -> bool:
+        """Wait as the cap demands; False if that is so long that the peer had better ask another."""
+        now = trio.current_time()
+        wait_s = self._cap.wait_s(now, size)
+        if wait_s > _CAPPED_WAIT_S_MAX:
+            return False
+        self._cap.spend(size, now)
+        await trio.sleep(wait_s)
+        return True
 
     async def _answer(self, peer: PeerInfo, request: BlobRequest | RangeRequest, found: _Found) -> bool:
         reply: BlobReply | RangeReply

@@ -161,7 +161,7 @@ class Swarm:
         if not state.is_bad:
             del self._peers[peer]
 
-    def next_requests(self, now: float) -> list[tuple[bytes, Part]]:
+    def next_requests(self, now: float, *, at_most: int | None = None) -> list[tuple[bytes, Part]]:
         """Requests to send now, as (peer, part); they count as in flight from here on."""
         self._expire(now)
         if self._is_stale and now >= self._drawn_at + _REDRAW_INTERVAL_S:
@@ -174,9 +174,13 @@ class Swarm:
         in_flight = self._in_flight_counts()
         slow = self._slow(now)
         # One for each peer in turn, so that two peers with the same offers share the work evenly.
-        willing = {name: state for name, state in sorted(self._peers.items()) if self._has_room(state, now)}
+        # Who has least to do comes first, or few requests at a time would all go to the same peer.
+        by_load = sorted(self._peers.items(), key=lambda item: (len(item[1].in_flight), item[0]))
+        willing = {name: state for name, state in by_load if self._has_room(state, now)}
         while willing:
             for name, state in list(willing.items()):
+                if len(requests) == at_most:
+                    return requests
                 part = self._pick(state, in_flight, slow)
                 if part is None:
                     del willing[name]
