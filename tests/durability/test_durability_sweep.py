@@ -80,6 +80,15 @@ def test_the_moments_are_what_they_are_named_for() -> None:
     assert heights == {"stopped": 0, "voting": 0, "signing": 0, "deciding": 1, "merging": 1, "promising": 0}
 
 
+@pytest.mark.parametrize("home", ["voting", "deciding", "merging"])
+def test_a_wal_left_behind_is_not_read_into_a_new_chain(home: str) -> None:
+    with small_snapshots():
+        assert rot.inflict(0, Damage(home, CHAIN, "gone", 0)).outcome is Outcome.ANEW
+        emptied = rot.inflict(0, Damage(home, CHAIN, "cut", 0))
+    assert emptied.outcome is Outcome.REFUSED
+    assert "chain.sqlite is empty: it was cut off; move the chain's files away" in emptied.seen
+
+
 def test_a_guard_that_is_not_written_is_caught() -> None:
     losses = (Loss("rough", point, "guard-left") for point in range(196, 244, 4))
     stories = (run_loss("rough", 0, loss, canary="unwritten-guard") for loss in losses)

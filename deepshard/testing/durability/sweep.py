@@ -18,7 +18,7 @@ from deepshard.testing.simulate.plan import chance
 
 PARTS: Final = ("power", "rot")
 KEPT: Final = "every promise kept"
-_QUICK_LOSSES: Final = 60
+_QUICK_LOSSES: Final = 42
 _QUICK_DAMAGES: Final = 24
 _CHUNK: Final = 40
 Task = Loss | Damage
