@@ -12,7 +12,6 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
-from statistics import mean
 from typing import Final, NamedTuple
 
 from deepshard.primitives import tagged_hash
@@ -41,7 +40,7 @@ class Size(NamedTuple):
     draws: int
 
 
-FULL: Final = Size(shards=2000, networks=10, draws=10_000)
+FULL: Final = Size(shards=1000, networks=10, draws=10_000)
 QUICK: Final = Size(shards=100, networks=2, draws=200)
 
 
@@ -121,42 +120,59 @@ def leaving_rows(quick: bool) -> list[Row]:  # noqa: FBT001  # the signature of 
 
 
 def _one_leaves(keys: Sequence[bytes], sizes: Sequence[int], *, quick: bool) -> list[Row]:
-    candidates = holders_of(0)
-    leavers = candidates[:2] if quick else candidates
-    moved: dict[str, list[float]] = {}
-    copies: list[int] = []
-    for name, way in WAYS.items():
-        before = way(keys, candidates)
-        for leaver in leavers:
-            rest = [each for each in candidates if each != leaver]
-            wanted = way(keys, rest)
-            plan = plan_repairs(wanted, before, {each.address for each in rest}, {each.address: each for each in rest})
-            lost = sum(size for size, held_by in zip(sizes, before, strict=True) if leaver.address in held_by)
-            moved.setdefault(name, []).append(sum(sizes[fetch.shard] for fetch in plan.fetches) / lost)
-            if name == "with domains":
-                held = [set(held_by) - {leaver.address} for held_by in before]
-                for fetch in plan.fetches:
-                    held[fetch.shard].add(fetch.to)
-                copies.append(min(map(len, held)))
-    loads = {name: _load(way(keys, candidates), candidates) for name, way in WAYS.items()}
-    ours = moved.pop("with domains")
-    return [
-        Row(
-            "one of 20 holders leaves: bytes moved / bytes lost",
-            max(ours),
-            "x",
-            1.2,
-            at_least=False,
-            beside={"on average": mean(ours), **{name: max(values) for name, values in moved.items()}},
-        ),
-        Row("one of 20 holders leaves: copies of each shard after", min(copies), "copies", REPLICATION),
-        Row(
-            "20 holders: most held, as a multiple of the share by weight",
-            loads.pop("with domains"),
-            "x",
-            beside=dict(loads),
-        ),
-    ]
+    crossing = holders_of(0)
+    labels = {
+        "operators and networks that cross": crossing,
+        "operators alone": [each._replace(network="") for each in crossing],
+    }
+    rows: list[Row] = []
+    for kind, candidates in labels.items():
+        leavers = candidates[:2] if quick else candidates
+        departures: dict[str, list[_Departure]] = {}
+        for name, way in WAYS.items():
+            before = way(keys, candidates)
+            departures[name] = [_departure(way, keys, sizes, before, candidates, leaver) for leaver in leavers]
+        ratio = {
+            name: sum(each.moved for each in some) / sum(each.lost for each in some)
+            for name, some in departures.items()
+        }
+        ours = departures["with domains"]
+        beside: dict[str, float | str] = {"who moves most": max(each.moved / each.lost for each in ours)}
+        beside |= {name: value for name, value in ratio.items() if name != "with domains"}
+        name = f"each of 20 holders leaves, {kind}: bytes moved / lost"
+        rows.append(Row(name, ratio["with domains"], "x", 1.2, at_least=False, beside=beside))
+        name = f"each of 20 holders leaves, {kind}: least copies after"
+        rows.append(Row(name, min(each.copies for each in ours), "copies", REPLICATION))
+    loads = {name: _load(way(keys, crossing), crossing) for name, way in WAYS.items()}
+    name = "20 holders: most held, as a multiple of the share by weight"
+    return [*rows, Row(name, loads.pop("with domains"), "x", beside=dict(loads))]
+
+
+class _Departure(NamedTuple):
+    moved: int
+    """Bytes that the others fetch."""
+    lost: int
+    """Bytes that the one who left had."""
+    copies: int
+    """Fewest of any shard when all is fetched."""
+
+
+def _departure(
+    way: Way,
+    keys: Sequence[bytes],
+    sizes: Sequence[int],
+    before: Placed,
+    candidates: Sequence[Candidate],
+    leaver: Candidate,
+) -> _Departure:
+    rest = [each for each in candidates if each != leaver]
+    known = {each.address: each for each in rest}
+    plan = plan_repairs(way(keys, rest), before, known.keys(), known)
+    held = [set(held_by) - {leaver.address} for held_by in before]
+    for fetch in plan.fetches:
+        held[fetch.shard].add(fetch.to)
+    lost = sum(size for size, held_by in zip(sizes, before, strict=True) if leaver.address in held_by)
+    return _Departure(sum(sizes[fetch.shard] for fetch in plan.fetches), lost, min(map(len, held)))
 
 
 def _load(placed: Placed, candidates: Sequence[Candidate]) -> float:
@@ -229,7 +245,7 @@ def any_six(random: Random, candidates: Sequence[Candidate]) -> set[int]:
 
 def _speed(keys: Sequence[bytes]) -> Row:
     candidates = holders_of(0)
-    began = time.perf_counter()
+    began = time.process_time()
     place(keys, candidates, REPLICATION)
-    each = (time.perf_counter() - began) / len(keys) / len(candidates)
+    each = (time.process_time() - began) / len(keys) / len(candidates)
     return Row("placement of one shard, for each candidate", each * 1e6, "us")

@@ -83,7 +83,12 @@ def show_map(
 
 @app.command()
 def offer(
-    capacity: Annotated[str, typer.Option(help="Most to hold, as 500GB or 2TiB.", metavar="SIZE")],
+    capacity: Annotated[
+        str,
+        typer.Option(
+            help="Most to hold, as 500GB or 2TiB. Without an offer: 1 GB for each token bonded.", metavar="SIZE"
+        ),
+    ],
     operator: Annotated[str, typer.Option(help="Who runs this node; the same text for all their nodes.")] = "",
     network: Annotated[str, typer.Option(help="Where it is connected, as a data centre or 192.0.2.0/24.")] = "",
     *,
@@ -91,7 +96,10 @@ def offer(
     node: NodeUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say on chain how much this validator holds at most, and what it may fail together with."""
+    """Say on chain how much this validator holds at most, and what it may fail together with.
+
+    Shards, and the holders' part of licence fees, go by what each holds at most, up to 1 GB for each token bonded.
+    """
     from deepshard.cli.parsing import parse_size  # noqa: PLC0415
 
     body = {"capacity": parse_size(capacity), "operator": operator, "network": network}
