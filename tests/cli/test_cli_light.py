@@ -187,7 +187,7 @@ async def test_headers_are_lines_and_records_are_proven(
 
 async def test_a_second_peer_can_be_insisted_on(tmp_path: Path, client: Client, chain: Path, genesis: Genesis) -> None:
     async with peers_of(tmp_path, genesis, chain) as peers:
-        line = complaint(await client("follow", "--once", "--need-witness", "--timeout", "1", peers=peers), 3)
+        line = complaint(await client("follow", "--once", "--need-witness", "--timeout", "2", peers=peers), 3)
         assert "only one peer is linked" in line
         events = await client.events("follow", "--once")
     assert next(event["event"] for event in events if event["event"] in {"unwitnessed", "header"}) == "unwitnessed"
