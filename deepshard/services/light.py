@@ -157,6 +157,8 @@ class LightClient:
         self._changed = trio.Event()
         if self.trusted.header is not None:
             self._headers[self.height] = self.trusted.header
+        if self._core.attack is not None:
+            self._keep_evidence(self._core.attack)  # where power was lost between trust and evidence
 
     def check(self) -> None:
         """Check at the start that there is something to go on from.
@@ -295,8 +297,6 @@ class LightClient:
         Raises:
             TrustExpired: what is trusted has become too old to go on from.
         """
-        if self._core.attack is not None:
-            self._keep_evidence(self._core.attack)
         while True:
             event: Received | PeerUp | PeerDown | None = None
             with trio.move_on_after(TICK_S):

@@ -13,7 +13,9 @@ from test_services_chain import BOB, GENESIS, VALIDATORS, cluster, folder  # noq
 
 from deepshard.ballots import VOTE_TAG, VoteKind, vote_sign_bytes
 from deepshard.consensus.light import LightBlock, decode_light_block
+from deepshard.consensus.light_attack import evidence_of
 from deepshard.consensus.types import CommitCertificate, CommitSignature
+from deepshard.disk.evidence import EvidenceFolder
 from deepshard.encoding import encode
 from deepshard.primitives import content_digest
 from deepshard.services.light import LightAttackDetected, LightClient
@@ -123,7 +125,9 @@ async def test_a_second_history_ends_trust_for_good(
         with pytest.raises(LightAttackDetected, match=r"--trust HEIGHT:ID"):
             await light.client.account(BOB.address)
         kept = light.client._journal
-        again = LightClient(genesis=GENESIS, network=light.port, journal=kept, now_ms=running.now_ms)
+        evidence = EvidenceFolder(folder / "kept again")
+        again = LightClient(genesis=GENESIS, network=light.port, journal=kept, now_ms=running.now_ms, evidence=evidence)
+        assert [path.read_bytes() for path in evidence.folder.iterdir()] == [encode(evidence_of(attack))]
         with pytest.raises(LightAttackDetected):
             again.check()
         named = (3, bytes(32))
