@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from keeper_network import AWAY_BLOCKS, GRACE_BLOCKS, SHARD_BYTES, SHARDS, Keepers, Node, running
+from keeper_network import AWAY_BLOCKS, GRACE_BLOCKS, SHARD_BYTES, SHARDS, Keepers, Node, model, running
 from trio.testing import MockClock
 
 from deepshard.ledger.transactions import OfferStorage, Unbond
@@ -38,7 +38,11 @@ async def test_a_validator_that_unbonds_is_replaced_and_serves_meanwhile(
         moved = sum(node.fetched_bytes for node in others)
         assert moved == len(lost) * SHARD_BYTES
         assert leaver.held() == lost
-        assert sum(leaver.exchange.stats.served_bytes.values()) > 0
+        asker = others[0]
+        chunk = model(0)[0].shards[min(lost - asker.held())].chunk
+        await asker.exchange.fetch({chunk: None}, from_peers=lambda peer: peer.address == leaver.address)
+        assert asker.store.has(chunk)
+        asker.store.delete(chunk)
         await keepers.until(lambda: not leaver.held(), blocks=GRACE_BLOCKS + 2)
         assert all(node.held() == keepers.assigned(node) for node in others)
         assert all(copies(others, shard) == 3 for shard in ALL)
