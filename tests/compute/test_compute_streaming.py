@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import resource
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
+import zstandard
 from synthetic import SMALL, read_back, write_model
 from transformers import AutoModelForCausalLM
 
+from deepshard.compute.catalog import Note, add_note, find_manifest, notes
 from deepshard.compute.exporting import export_model
 from deepshard.compute.jobs import ImportResult, ModelRef
 from deepshard.compute.models import build_model, load_tokenizer, model_directory
@@ -22,9 +26,11 @@ from deepshard.compute.streaming import Imported, import_source
 from deepshard.compute.tokens import encode_text
 from deepshard.compute.verifying import verify_model
 from deepshard.compute.weights import load_weights, store_model
-from deepshard.errors import LocalError, UsageError
-from deepshard.shards.manifest import Manifest
-from deepshard.shards.rules import manifest_digest
+from deepshard.encoding import encode
+from deepshard.errors import LocalError, RemoteError, UsageError
+from deepshard.shards.errors import CorruptChunk
+from deepshard.shards.manifest import FileEntry, Manifest, TensorEntry
+from deepshard.shards.rules import manifest_digest, weights_root
 
 
 def quiet(*_: object) -> None:
@@ -264,3 +270,76 @@ def _empty(folder: Path) -> Path:
     path = folder / "empty.safetensors"
     path.write_bytes((2).to_bytes(8, "little") + b"{}")
     return path
+
+
+def _with(manifest: Manifest, **changes: object) -> Manifest:
+    changed: Manifest = msgspec.structs.replace(manifest, **changes)
+    return msgspec.structs.replace(changed, weights_root=weights_root(changed.tensors, changed.shards))
+
+
+def _with_shard(manifest: Manifest, number: int, **changes: object) -> Manifest:
+    shards = list(manifest.shards)
+    shards[number] = msgspec.structs.replace(shards[number], **changes)
+    return _with(manifest, shards=tuple(shards))
+
+
+def _bad_manifests(good: Manifest) -> dict[str, Manifest]:
+    first = good.tensors[0]
+    return {
+        "overlapping": _with_shard(good, 1, slices=good.shards[0].slices),
+        "missing": _with(good, shards=good.shards[:-1]),
+        "absurd": _with(good, tensors=(TensorEntry(first.name, "f32", (2**31 - 1,) * 4), *good.tensors[1:])),
+        "path": _with(good, tensors=(TensorEntry("../../evil", first.dtype, first.shape), *good.tensors[1:])),
+        "file path": _with(good, files=(FileEntry("../evil", 0, ()),)),
+        "root": msgspec.structs.replace(good, weights_root=bytes(32)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["overlapping", "missing", "absurd", "path", "file path", "root"])
+def test_a_manifest_that_breaks_a_rule_is_refused_before_anything_is_read_or_written(
+    kind: str, model: Path, tmp_path: Path
+) -> None:
+    store = BlobStore(tmp_path / "chunks")
+    bad = _bad_manifests(imported(model, store).manifest)[kind]
+    digest = store.put(encode(bad))
+    with pytest.raises(RemoteError) as caught:
+        find_manifest(store, digest.hex())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_chunk_that_is_a_bomb_is_refused_by_what_it_declares(model: Path, tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "chunks")
+    good = imported(model, store).manifest
+    frame = zstandard.ZstdCompressor().compress(bytes(1 << 26))
+    size = good.shards[0].decoded_bytes // 2
+    bomb = struct.pack("<B2I", 1, len(frame) | 1 << 31, size) + frame + bytes(size)
+    bad = _with_shard(good, 0, chunk=store.put(bomb), chunk_bytes=len(bomb))
+    store.put(encode(bad))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (fault,) = verify_model(bad, store, quiet)
+    assert fault.what.startswith("model.embed_tokens.weight[0:")
+    assert "declares 67108864 bytes" in fault.reason
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000  # kilobytes
+    with pytest.raises(CorruptChunk, match="declares 67108864 bytes"):
+        export_model(bad, store, tmp_path / "out", quiet)
+
+
+def test_versions_are_found_by_the_beginning_of_their_address(model: Path, tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "chunks")
+    digest = manifest_digest(imported(model, store).manifest)
+    add_note(store, Note(digest.hex(), "model", 2.0))
+    add_note(store, Note("00" * 32, "lost", 1.0))
+    (store.root / "imports" / "damaged.json").write_text("{")
+    assert [note.source for note in notes(store)] == ["model", "lost"]
+    for reference in ("latest", digest.hex()[:6], digest.hex().upper()):
+        assert find_manifest(store, reference)[0] == digest
+    for reference, message in (
+        (digest.hex()[:5], "no version"),
+        ("000000", "manifest 000000 is not in"),
+        ("ff" * 32, "manifest ffffffffffffffff is not in"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            find_manifest(store, reference)
+    add_note(store, Note(digest.hex()[:6] + "0" * 58, "other", 0.0))
+    with pytest.raises(UsageError, match=r"2 versions in .* begin with"):
+        find_manifest(store, digest.hex()[:6])
