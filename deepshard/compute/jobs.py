@@ -115,6 +115,8 @@ class ProfileResult(JobRecord, frozen=True, tag="profiled"):
 
     base: tuple[ProbeScore, ...]
     submissions: tuple[SubmissionProfile, ...]
+    scored_by: str = ""
+    """The operator that scored, and its path, for people."""
 
 
 class ChatMessage(JobRecord, frozen=True):

@@ -54,7 +54,7 @@ def score_texts(job: ScoreTexts, report: Report) -> TextScores:
         tokenizer = load_tokenizer(directory)
     plan = ProbePlan(0, 0, 0, 0, job.perturbations, job.tokens_max, CURATION_REPLACED_BP, CURATION_SPAN_TOKENS)
     groups = _perturbed(tokenizer, job.texts, plan, job.seed)
-    return TextScores(scores=tuple(_score_groups(model, groups, report, "score")))
+    return TextScores(scores=tuple(_score_groups(Scorer(model), groups, report, "score")))
 
 
 def profile(job: Profile, report: Report) -> ProfileResult:
@@ -71,7 +71,9 @@ def profile(job: Profile, report: Report) -> ProfileResult:
     with model_directory(base.manifest, BlobStore(job.base.store)) as directory:
         model = build_model(directory, base.tensors)
         groups = _perturbed(load_tokenizer(directory), job.probes, job.plan, job.seed)
-        base_scores = _score_groups(model, groups, report, "score base")
+        scorer = Scorer(model)
+        base_scores, scored_by = _score_groups(scorer, groups, report, "score base"), scorer.path
+        del scorer
         del model
         found: dict[bytes, SubmissionProfile] = {}
         for number, ref in enumerate(job.submissions, 1):
@@ -84,7 +86,7 @@ def profile(job: Profile, report: Report) -> ProfileResult:
                 root = weights.manifest.weights_root
                 model = build_model(directory, weights.tensors)
                 del weights
-                scores = _score_groups(model, groups, report, f"score {number} of {len(job.submissions)}")
+                scores = _score_groups(Scorer(model), groups, report, f"score {number} of {len(job.submissions)}")
                 del model
                 found[ref.manifest] = SubmissionProfile(
                     profile=_gains(scores, base_scores), sketch=sketch, weights_root=root, error=""
@@ -96,7 +98,9 @@ def profile(job: Profile, report: Report) -> ProfileResult:
             gc.collect()
     nothing = [TextScore(tokens=0, log_prob=0.0, conditional_curvature=0.0, perturbation_curvature=0.0)] * len(groups)
     return ProfileResult(
-        base=_gains(base_scores, nothing), submissions=tuple(found[ref.manifest] for ref in job.submissions)
+        base=_gains(base_scores, nothing),
+        submissions=tuple(found[ref.manifest] for ref in job.submissions),
+        scored_by=scored_by,
     )
 
 
@@ -124,8 +128,7 @@ def _perturbed(tokenizer: Any, texts: Sequence[str], plan: ProbePlan, seed: byte
     ]
 
 
-def _score_groups(model: Any, groups: Sequence[Sequences], report: Report, stage: str) -> list[TextScore]:
-    scorer = Scorer(model)
+def _score_groups(scorer: Scorer, groups: Sequence[Sequences], report: Report, stage: str) -> list[TextScore]:
     scores: list[TextScore] = []
     for batch in scorer.batches(groups):
         scores += scorer.scores(batch)

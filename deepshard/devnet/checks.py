@@ -10,6 +10,7 @@ from deepshard.devnet.roster import NODES, TRAINERS, VALIDATORS
 
 SERVING_PEERS_MIN = 2
 REPLICATION = 3
+SCORING_OPERATOR = "deepshard::perturbation_score"
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,12 @@ def _no_equivocation(report: Report) -> tuple[bool, str]:
     return not report.equivocations, "; ".join(report.equivocations) or "no node saw two signatures where one may be"
 
 
+def _scored(report: Report) -> tuple[bool, str]:
+    others = [name for name, path in report.scored_by.items() if not path.startswith(SCORING_OPERATOR)]
+    passed = not others and 3 * len(report.scored_by) > 2 * VALIDATORS
+    return passed, "; ".join(f"{name} by {path}" for name, path in report.scored_by.items()) or "nobody scored"
+
+
 def _faults_came(report: Report) -> tuple[bool, str]:
     passed = all(each.began_in == each.phase and each.facts for each in report.faults)
     return passed, "; ".join(
@@ -283,6 +290,7 @@ def _rules() -> Iterator[_Rule]:
     yield _Rule("a void round changes no weights", _weights_kept, _is_void)
     yield _Rule("the accepted text became more likely", _log_prob, _is_accepted)
     yield _Rule("validators measured a gain on it", _gain, _is_accepted)
+    yield _Rule("validators scored through the kernels", _scored)
     yield _Rule("the verdict follows from the reports", _replayed)
     yield _Rule("validators hold their shards", _storage)
     yield _Rule("a licence was paid for", _licence)

@@ -15,6 +15,7 @@ from deepshard.devnet.roster import Participant, Role
 from deepshard.devnet.stage import Stage, StepFailed
 
 EQUIVOCATION = '"consensus.equivocation"'
+SCORED = '"scorer.reported"'
 AGREEMENT_S = 60.0
 READINGS_MAX = 20
 _ROLES: tuple[Role, ...] = ("validator", "informant", "trainer", "inference")
@@ -74,6 +75,7 @@ async def observe(stage: Stage, balances_before: dict[str, int]) -> None:
             if role == "inference":
                 report.download.light_client_height = int(seen["height"]) if seen["light"] else 0
     await _read_bonds(stage)
+    report.scored_by = await trio.to_thread.run_sync(find_scorers, stage.of_role("validator"))
     report.equivocations = await trio.to_thread.run_sync(find_equivocations, stage.roster)
 
 
@@ -95,6 +97,17 @@ def find_equivocations(roster: Sequence[Participant]) -> list[str]:
                     entry = json.loads(line)
                     who = names.get(str(entry.get("validator")), str(entry.get("validator")))
                     found.append(f"{each.name} saw {who} sign twice at height {entry.get('height')}")
+    return found
+
+
+def find_scorers(validators: Sequence[Participant]) -> dict[str, str]:
+    """Operator and path through which each validator scored, from the line it logs when it has reported."""
+    found = {}
+    for each in validators:
+        with (each.home / LOG_NAME).open(encoding="utf-8", errors="replace") as log:
+            for line in log:
+                if SCORED in line and (path := json.loads(line).get("scored_by")):
+                    found[each.name] = str(path)
     return found
 
 

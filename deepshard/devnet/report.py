@@ -168,6 +168,8 @@ class Report(msgspec.Struct, kw_only=True):
     state_roots: dict[str, str] = {}
     bonds: dict[str, BalanceReport] = {}
     equivocations: list[str] = []
+    scored_by: dict[str, str] = {}
+    """Operator and path through which each validator scored the submissions."""
     faults: list[FaultReport] = []
     phase_seconds: dict[str, float] = {}
     seconds: float = 0.0
@@ -256,6 +258,7 @@ def _fact_grid(report: Report) -> Grid:
             "log-prob of the accepted text",
             f"{_nats(report.logprob_before)} -> {_nats(report.logprob_after)} nats a token",
         ),
+        ("validators scored through", _scored_by(report)),
         ("gain the validators measured", f"{report.gain_millinats / 1000:.3f} nats a token, summed over segments"),
         ("licence", "none" if licence is None else f"{format_amount(licence.price)} tokens at height {licence.height}"),
         ("chunks verified by the inference node", str(report.download.chunks_verified)),
@@ -267,6 +270,11 @@ def _fact_grid(report: Report) -> Grid:
         ("answer after", report.answers.after),
     ]
     return Grid("Facts", ("what", "value"), tuple((name, " ".join(value.split())) for name, value in rows))
+
+
+def _scored_by(report: Report) -> str:
+    paths = sorted(set(report.scored_by.values()))
+    return "; ".join(f"{path}: {', '.join(n for n, own in report.scored_by.items() if own == path)}" for path in paths)
 
 
 def _fault_grid(report: Report) -> Grid:

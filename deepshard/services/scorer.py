@@ -44,6 +44,7 @@ class Scorer:
         self._compute = compute
         self._store = store
         self.progress: Progress | None = None
+        self._scored_by = ""
 
     async def run(self) -> None:
         """Score for as long as the node runs."""
@@ -60,7 +61,7 @@ class Scorer:
         ):
             return False
         await self._wallet.send(await self._report(state, current))
-        _log.info("scorer.reported", round=current.number)
+        _log.info("scorer.reported", round=current.number, scored_by=self._scored_by)
         return True
 
     async def _report(self, state: State, current: TrainingRound) -> ReportScores:
@@ -89,6 +90,7 @@ class Scorer:
         self.progress = None
         if not isinstance(result, ProfileResult):
             raise LocalError(f"the compute worker answered {type(result).__name__} to Profile")
+        self._scored_by = result.scored_by
         scored = {entry.address: found for entry, found in zip(available, result.submissions, strict=True)}
         reports = []
         for entry in revealed:

@@ -70,6 +70,7 @@ def profiled(tiny: ModelRef, trained: dict[str, TrainResult]) -> dict[str, Submi
     )
     result = profile(job, quiet)
     assert isinstance(result, ProfileResult)
+    assert result.scored_by == "deepshard::perturbation_score (cpu, packed)"
     return dict(zip(refs, result.submissions, strict=True))
 
 

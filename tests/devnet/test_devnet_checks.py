@@ -79,6 +79,7 @@ def good_report() -> Report:
         agreement_height=95,
         state_roots=dict.fromkeys(("validator-1", "validator-2", "validator-3", "validator-4"), "cc"),
         bonds={f"validator-{n}": BalanceReport(address="", before=1000, after=1000) for n in (1, 2, 3, 4)},
+        scored_by={f"validator-{n}": "deepshard::perturbation_score (cpu, packed)" for n in (1, 2, 3)},
         processes=[ProcessReport(name=f"node-{n}", role="any", pid=n, exit_code=0) for n in range(1, 11)],
     )
 
@@ -195,6 +196,8 @@ CASES = [
         "validators hold their shards",
     ),
     (set_to("gain_millinats", 0), "validators measured a gain on it"),
+    (set_to("scored_by", {}), "validators scored through the kernels"),
+    (set_to("scored_by.validator-2", "plain logits"), "validators scored through the kernels"),
     (set_to("verdict_replayed", value=False), "the verdict follows from the reports"),
     (set_to("licence", None), "a licence was paid for"),
     (set_to("licence.price", 0), "a licence was paid for"),

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from deepshard.devnet.narration import Grid, PlainNarrator
-from deepshard.devnet.observe import account_total, find_equivocations, note_supply
+from deepshard.devnet.observe import account_total, find_equivocations, find_scorers, note_supply
 from deepshard.devnet.plans import REAL, TINY, params_for, plan_for, probe_texts, read_text
 from deepshard.devnet.report import BalanceReport, FaultReport, Report, TrainerReport, report_grids, write_report
 from deepshard.devnet.roster import make_roster
@@ -20,7 +20,8 @@ def test_report_json_has_every_promised_field(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "report.json").read_text())
     promised = (
         "accepted rejected trainers supply_conserved weights_root_before weights_root_after logprob_before "
-        "logprob_after licence download answers phase_seconds peak_memory_bytes processes faults bonds equivocations"
+        "logprob_after licence download answers phase_seconds peak_memory_bytes processes faults bonds equivocations "
+        "scored_by"
     )
     assert set(promised.split()) <= set(written)
     assert written["model"] == "tiny"
@@ -68,6 +69,18 @@ def test_a_log_that_tells_of_two_signatures_is_found(tmp_path: Path) -> None:
     with (roster[0].home / "node.log").open("a") as log:
         log.write(json.dumps(seen) + "\n")
     assert find_equivocations(roster) == ["validator-1 saw validator-3 sign twice at height 7"]
+
+
+def test_the_report_names_what_scored_by_the_validators_logs(tmp_path: Path) -> None:
+    roster = make_roster(tmp_path, TINY, dishonest=0)[:2]
+    for each in roster:
+        each.home.mkdir()
+        (each.home / "node.log").write_text('{"event": "scorer.reported", "round": 1, "scored_by": ""}\nnot JSON\n')
+    with (roster[1].home / "node.log").open("a") as log:
+        log.write(json.dumps({"event": "scorer.reported", "round": 2, "scored_by": "op (cpu, packed)"}) + "\n")
+    assert find_scorers(roster) == {"validator-2": "op (cpu, packed)"}
+    rows = {grid.title: grid.rows for grid in report_grids(Report(scored_by=find_scorers(roster)))}["Facts"]
+    assert ("validators scored through", "op (cpu, packed): validator-2") in rows
 
 
 def test_supply_is_conserved_only_if_accounts_and_treasury_add_up() -> None:

@@ -155,6 +155,7 @@ def test_a_network_with_faults_goes_on_after_its_epoch(kept: Kept) -> None:
     assert sorted(outcomes(report).values()) == ["accepted", "accepted", "accepted", "slashed"]
     assert {each.after - each.before for each in report.bonds.values()} == {0}
     assert report.equivocations == []
+    assert set(report.scored_by.values()) == {"deepshard::perturbation_score (cpu, packed)"}
     assert set(report.state_roots) == {f"validator-{number}" for number in (1, 2, 3, 4)}
     assert len(set(report.state_roots.values())) == 1
 
