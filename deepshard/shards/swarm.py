@@ -14,7 +14,8 @@ Each peer has a window of requests in flight, which starts small, grows with eve
 while answers take seconds, since what waits in a queue there is no longer the rarest when it comes, and halves when a
 request times out; a peer that times out is left alone for a while, longer each time. A part that timed out is free for
 others at once, and a late answer is still taken if nobody was faster. When nothing else is left to ask of a peer, it is
-asked for the parts that others have been slow with, so that one stalled sender can't hold up the end.
+asked for the parts that others have been slow with, so that one stalled sender can't hold up the end: slow is what
+takes several times as long as answers do on average, and in any case half the timeout.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ _COPIES_MAX: Final = 2
 _ANSWER_GOOD_S: Final = 1.0
 _ANSWER_LATE_S: Final = 2.0
 """An answer within the first lets the window grow, one after the second shrinks it."""
+_PATIENCE_ANSWERS: Final = 8
+_PATIENCE_S_MIN: Final = 1.0
+_AVERAGE_SHARE: Final = 1 / 16
+"""Of the newest answer in the average of how long answers take."""
 _PAUSE_DOUBLINGS_MAX: Final = 6
 _REDRAW_INTERVAL_S: Final = 1.0
 
@@ -107,6 +112,8 @@ class Swarm:
         self._drawn_at = -_REDRAW_INTERVAL_S
         self._in_flight_max = in_flight_max
         self._timeout_s = timeout_s
+        self._answer_s: float | None = None
+        """How long verified parts take on average, the newest counting most."""
         self._busy_pause_s = busy_pause_s
 
     @property
@@ -216,6 +223,7 @@ class Swarm:
             self.bytes_by_peer[peer] = self.bytes_by_peer.get(peer, 0) + size
             state.strikes = 0
             self._adapt(state, sent, now)
+            self._note_answer(sent, now)
             self._open[part.digest].discard(part)
             self._set_left(part.digest, left)
             if not left:
@@ -239,7 +247,7 @@ class Swarm:
             if state.is_bad:
                 continue
             times.extend(sent + self._timeout_s for sent in state.in_flight.values())
-            times.extend(sent + self._timeout_s / 2 for sent in state.in_flight.values())
+            times.extend(sent + self._patience_s for sent in state.in_flight.values())
             if state.paused_until > now and not state.offers.isdisjoint(self.missing):
                 times.append(state.paused_until)
         return min((time for time in times if time > now), default=None)
@@ -250,6 +258,19 @@ class Swarm:
             state.window = min(state.window + 1, self._in_flight_max)
         elif now - sent > _ANSWER_LATE_S:
             state.window = max(1, state.window - 1)
+
+    def _note_answer(self, sent: float | None, now: float) -> None:
+        if sent is not None:
+            known = now - sent if self._answer_s is None else self._answer_s
+            self._answer_s = known + (now - sent - known) * _AVERAGE_SHARE
+
+    @property
+    def _patience_s(self) -> float:
+        """How long a part may be in flight before others are asked for it that have nothing else to do."""
+        usual_s = (
+            self._timeout_s if self._answer_s is None else max(_PATIENCE_S_MIN, self._answer_s * _PATIENCE_ANSWERS)
+        )
+        return min(usual_s, self._timeout_s / 2)
 
     def _has_room(self, state: _Peer, now: float) -> bool:
         return not state.is_bad and now >= state.paused_until and len(state.in_flight) < state.window
@@ -283,12 +304,12 @@ class Swarm:
         return None
 
     def _slow(self, now: float) -> list[tuple[float, Part, _Peer]]:
-        """What has been in flight for half the timeout and hasn't come, the oldest first, and with whom."""
+        """What has been in flight for longer than patience lasts and hasn't come, the oldest first, and with whom."""
         slow = [
             (sent, part, state)
             for state in self._peers.values()
             for part, sent in state.in_flight.items()
-            if now >= sent + self._timeout_s / 2 and self.is_open(part)
+            if now >= sent + self._patience_s and self.is_open(part)
         ]
         return sorted(slow, key=lambda each: each[:2])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -168,6 +169,18 @@ def test_endgame_asks_another_for_what_one_is_slow_with_but_not_a_third() -> Non
     assert swarm.next_deadline(0.0) == 5.0
     assert swarm.next_requests(5.0) == [(B, PARTS[0])]
     assert swarm.next_requests(9.0) == []
+
+
+@pytest.mark.parametrize(("answer_s", "patience_s"), [(0.01, 1.0), (0.25, 2.0), (1.0, 5.0)])
+def test_patience_at_the_end_is_a_few_answers_long(answer_s: float, patience_s: float) -> None:
+    swarm = _swarm(2, timeout_s=10.0)
+    swarm.offer(A, DIGESTS)
+    assert swarm.next_requests(0.0) == [(A, PARTS[0]), (A, PARTS[1])]
+    assert swarm.received(A, PARTS[0], Outcome.VERIFIED, answer_s)
+    swarm.offer(B, DIGESTS)
+    assert swarm.next_deadline(answer_s) == patience_s
+    assert swarm.next_requests(patience_s - 0.01) == []
+    assert swarm.next_requests(patience_s) == [(B, PARTS[1])]
 
 
 def test_absent_is_not_asked_again_until_offered_again() -> None:
