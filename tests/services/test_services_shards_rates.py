@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from deepshard.limits import MIB
 from deepshard.primitives import content_digest, expand
+from deepshard.testing.virtual_time import pass_time
 from deepshard.wire.messages import BlobStatus, HaveReply, HaveRequest, Message, RangeReply, RangeRequest
 
 CHUNKS = [expand(b"chunk", str(number), 2 * MIB) for number in range(4)]
@@ -61,7 +62,7 @@ async def test_questions_are_answered_at_once_while_ranges_wait_for_the_cap(
         log = Log(cluster)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(buyer.exchange.fetch, WANTED)
-            await trio.sleep(2.5)
+            await pass_time(2.5)
             cluster.network.connect("other", "seed")
             asked_at = trio.current_time()
             await other.port.send(other.port.peers()[0].public_key, HaveRequest(1, tuple(WANTED)))
