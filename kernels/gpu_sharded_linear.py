@@ -54,20 +54,24 @@ CONFIGS: Final = (
 GATED_CONFIGS: Final = (Config(128, 64, 8, 3), Config(64, 64, 4, 3), Config(16, 64, 4, 4))
 WIDE_CONFIG: Final = Config(64, 64, 4, 2)
 """For fp32 products, which use no tensor cores and twice the memory."""
+UNALIGNED_CONFIG: Final = Config(64, 64, 4, 3)
+"""For element by element loads, whose addresses and masks take registers."""
 GRADIENT_CONFIG: Final = Config(64, 64, 4, 3)
 GROUP_M: Final = 8
 
 
-def choose(rows: int, *, is_gated: bool, is_wide: bool, key: tuple[int | str, ...]) -> Config:
+def choose(rows: int, path: int, *, is_gated: bool, is_wide: bool, key: tuple[int | str, ...]) -> Config:
     """The tuned configuration for this product on this device if there is one, else by the number of rows."""
     space = GATED_CONFIGS if is_gated else CONFIGS
-    found = tuned.lookup("sharded_linear", key)
+    found = None if is_wide or path == ANY else tuned.lookup("sharded_linear", key)
     if found is not None and Config(*found) in space:
         return Config(*found)
     if rows <= 16:
         return space[-1]
     if is_wide:
         return WIDE_CONFIG
+    if path == ANY:
+        return UNALIGNED_CONFIG
     return space[0] if rows > 64 else space[-2]
 
 
@@ -106,11 +110,9 @@ def forward(
     x, shards, up_shards = _unit(x), [_unit(s) for s in shards], [_unit(s) for s in up_shards]
     residual = None if residual is None else residual.contiguous()
     key = tuning_key(rows, columns, width, (x.dtype, shards[0].dtype), is_gated=bool(up_shards))
-    is_wide = x.dtype == torch.float32 or shards[0].dtype not in {x.dtype, torch.int8}
-    config = config or choose(rows, is_gated=bool(up_shards), is_wide=is_wide, key=key)
     _product(
         x, shards, scales, up_shards, up_scales, bias, up_bias, residual, out, gate if has_gate else None,
-        up if has_up else None, axis=axis, over=1, activation=activation, config=config, path=path,
+        up if has_up else None, axis=axis, over=1, activation=activation, config=config, path=path, key=key,
     )  # fmt: skip
     return out, gate, up
 
@@ -122,11 +124,9 @@ def input_gradient(
     out = dz.new_empty(dz.shape[0], in_features)
     if out.numel():
         dz, shards = _unit(dz), [_unit(shard) for shard in shards]
-        is_wide = dz.dtype == torch.float32 or shards[0].dtype not in {dz.dtype, torch.int8}
-        config = choose(dz.shape[0], is_gated=False, is_wide=is_wide, key=())
         _product(
             dz, shards, scales, [], [], None, None, None, out, None, None,
-            axis=axis, over=0, activation="none", config=config, path=path,
+            axis=axis, over=0, activation="none", config=None, path=path, key=(),
         )  # fmt: skip
     return out
 
@@ -175,8 +175,9 @@ def _product(
     axis: int,
     over: int,
     activation: str,
-    config: Config,
+    config: Config | None,
     path: int | None,
+    key: tuple[int | str, ...],
 ) -> None:
     scales, up_scales = [scale.contiguous() for scale in scales], [scale.contiguous() for scale in up_scales]
     is_summed = axis == over
@@ -187,12 +188,15 @@ def _product(
         others = [tensor for tensor in (x, residual, out, gate, up) if tensor is not None]
         lengths = [*sizes, columns, sum_length, *(shard.shape[1] for shard in shards)]
         path = _path([*shards, *up_shards, *others], starts, lengths)
+    is_mixed = shards[0].dtype not in {x.dtype, torch.int8}
+    if config is None:
+        is_wide = x.dtype == torch.float32 or is_mixed
+        config = choose(x.shape[0], path, is_gated=bool(up_shards), is_wide=is_wide, key=key)
     entries = _entries(shards, scales, starts, axis) + _entries(up_shards, up_scales, starts, axis)
     tiles = _column_tiles(sizes, config.block_n, x.device)
     column_tiles = triton.cdiv(columns, config.block_n) if is_summed else len(tiles)
     if path == DESCRIPTOR:
         _give_scratch(x.device)
-    is_mixed = shards[0].dtype not in {x.dtype, torch.int8}
     programs = min(triton.cdiv(x.shape[0], config.block_m) * column_tiles, _programs(x.device))
     product_kernel[(programs,)](
         x, _table(tuple(entries), x.device), tiles, _or(bias, out), _or(up_bias, out), _or(residual, out), out,

@@ -1,0 +1,175 @@
+"""Every kernel and configuration that the ahead-of-time gate compiles, with what it demands of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from kernels.gpu_sharded_linear import (
+    CONFIGS,
+    GATED_CONFIGS,
+    GRADIENT_CONFIG,
+    GROUP_M,
+    UNALIGNED_CONFIG,
+    WIDE_CONFIG,
+    Config,
+)
+from kernels.triton_plane_codec import BLOCK, WARPS
+from kernels.triton_sharded_linear import ALIGNED, ANY, BLOCK_K, DESCRIPTOR, FIELDS
+
+ARCHITECTURES: Final = ("sm_80", "sm_90", "sm_100", "gfx942")
+Constant = int | bool | str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One compilation.
+
+    Attributes:
+        name: kernel and configuration, as the table shows it.
+        kernel: module and function.
+        pointers: Triton type of each pointer argument; those in `loose` have no promised alignment.
+        constants: constexpr arguments; a type's name in place of the type.
+        wide_share: share of the inner loop's loaded bytes that has to come 16 bytes at a time or in bulk.
+        tensor_core: whether the inner loop has to hold a tensor-core instruction.
+        in_quick: whether the quick run takes it.
+    """
+
+    name: str
+    kernel: tuple[str, str]
+    architecture: str
+    pointers: dict[str, str]
+    constants: dict[str, Constant]
+    warps: int
+    stages: int
+    tensor_core: bool
+    wide_share: float
+    integers: dict[str, str] = field(default_factory=dict)
+    fusion: bool = False
+    in_quick: bool = False
+
+
+def cases() -> Iterator[Case]:
+    for architecture in ARCHITECTURES:
+        yield from _products(architecture)
+        yield from _weight_gradients(architecture)
+        yield from _codecs(architecture)
+
+
+def path_of(architecture: str) -> int:
+    """How aligned tables are loaded there; see `kernels/triton_sharded_linear.py`."""
+    return DESCRIPTOR if architecture in {"sm_90", "sm_100"} else ALIGNED
+
+
+def _products(architecture: str) -> Iterator[Case]:
+    path = path_of(architecture)
+    for config in CONFIGS:
+        yield _product(architecture, config, path, bias=True, residual=True, in_quick=config == CONFIGS[0])
+    for config in GATED_CONFIGS:
+        yield _product(architecture, config, path, gated=True)
+    first = CONFIGS[0]
+    yield _product(architecture, first, path, keep=True, bias=True)
+    yield _product(architecture, GATED_CONFIGS[0], path, gated=True, keep=True)
+    yield _product(architecture, first, path, summed=True)
+    yield _product(architecture, first, path, over=0, summed=True)
+    yield _product(architecture, first, path, over=0)
+    yield _product(architecture, first, path, scaled=1)
+    yield _product(architecture, CONFIGS[2], path, scaled=2)
+    yield _product(architecture, UNALIGNED_CONFIG, ANY, bias=True)
+    yield _product(architecture, UNALIGNED_CONFIG, ANY, gated=True)
+    yield _product(architecture, CONFIGS[-1], ANY, bias=True)
+    yield _product(architecture, WIDE_CONFIG, path, dtype="fp32", gated=True)
+    yield _product(architecture, WIDE_CONFIG, path, dtype="fp32")
+    for activation in (2, 3):
+        yield _product(architecture, first, path, activation=activation)
+
+
+def _product(
+    architecture: str,
+    config: Config,
+    path: int,
+    *,
+    dtype: str = "bf16",
+    over: int = 1,
+    summed: bool = False,
+    gated: bool = False,
+    scaled: int = 0,
+    activation: int = 1,
+    bias: bool = False,
+    residual: bool = False,
+    keep: bool = False,
+    in_quick: bool = False,
+) -> Case:
+    marks = {
+        "rows" if over == 1 and summed else "": True,
+        "dx columns" if over == 0 and summed else "": True,
+        "dx rows" if over == 0 and not summed else "": True,
+        "gated": gated, "kept": keep, "unaligned": path == ANY, "fp32": dtype == "fp32",
+        "int8 by steps": scaled == 1, "int8 by elements": scaled == 2,
+        f"act {activation}": activation > 1, "bias, residual": bias and residual,
+    }  # fmt: skip
+    label = ", ".join(mark for mark, is_so in marks.items() if mark and is_so)
+    return Case(
+        name=f"product {config.block_m}x{config.block_n} {config.warps}w {config.stages}s {label}".rstrip(),
+        kernel=("kernels.triton_sharded_linear", "product_kernel"),
+        architecture=architecture,
+        pointers={
+            "x_ptr": f"*{dtype}", "table_ptr": "*i64", "tiles_ptr": "*i32", "bias_ptr": "*fp32",
+            "up_bias_ptr": "*fp32", "residual_ptr": f"*{dtype}", "out_ptr": f"*{dtype}", "gate_ptr": f"*{dtype}",
+            "up_ptr": f"*{dtype}",
+        },
+        constants={
+            "WEIGHT_TYPE": "int8" if scaled else {"bf16": "bfloat16", "fp32": "float32"}[dtype], "OVER": over,
+            "SUMMED": summed, "GATED": gated, "SCALED": scaled, "ACTIVATION": activation if over else 0,
+            "HAS_BIAS": bias, "HAS_UP_BIAS": False, "HAS_RESIDUAL": residual, "KEEP_GATE": keep,
+            "KEEP_UP": keep and gated, "PATH": path, "WIDE": False, "BLOCK_M": config.block_m,
+            "BLOCK_N": config.block_n, "BLOCK_K": BLOCK_K, "GROUP_M": GROUP_M, "FIELDS": FIELDS,
+        },
+        warps=config.warps,
+        stages=config.stages,
+        tensor_core=dtype != "fp32",
+        wide_share=0.0 if path == ANY or scaled == 2 else 0.75,
+        in_quick=in_quick,
+    )  # fmt: skip
+
+
+def _weight_gradients(architecture: str) -> Iterator[Case]:
+    config = GRADIENT_CONFIG
+    for cut, path in ((0, path_of(architecture)), (1, path_of(architecture)), (0, ANY)):
+        label = f"{'columns' if cut == 0 else 'rows'}{', unaligned' if path == ANY else ''}"
+        yield Case(
+            name=f"dW {config.block_m}x{config.block_n} {config.warps}w {config.stages}s {label}",
+            kernel=("kernels.triton_sharded_linear", "weight_gradient_kernel"),
+            architecture=architecture,
+            pointers={"dz_ptr": "*bf16", "x_ptr": "*bf16", "table_ptr": "*i64", "tiles_ptr": "*i32"},
+            constants={
+                "OUT_TYPE": "bfloat16", "CUT": cut, "PATH": path, "WIDE": False, "BLOCK_N": config.block_m,
+                "BLOCK_C": config.block_n, "BLOCK_K": BLOCK_K, "FIELDS": FIELDS,
+            },
+            warps=config.warps,
+            stages=config.stages,
+            tensor_core=True,
+            wide_share=0.0 if path == ANY else 0.75,
+            in_quick=cut == 0 and path != ANY,
+        )  # fmt: skip
+
+
+def _codecs(architecture: str) -> Iterator[Case]:
+    for way, pointers in (
+        ("split", {"words_ptr": "*i16", "base_ptr": "*i16", "planes_ptr": "*u8"}),
+        ("join", {"planes_ptr": "*u8", "base_ptr": "*i16", "words_ptr": "*i16"}),
+    ):
+        for has_base in (True, False):
+            yield Case(
+                name=f"planes {way}{', xor' if has_base else ''}",
+                kernel=("kernels.triton_plane_codec", f"{way}_kernel"),
+                architecture=architecture,
+                pointers=pointers,
+                constants={"ITEM_BYTES": 2, "HAS_BASE": has_base, "ALIGNED": True, "BLOCK": BLOCK},
+                warps=WARPS,
+                stages=1,
+                tensor_core=False,
+                wide_share=0.6,
+                in_quick=has_base,
+            )
