@@ -1,15 +1,16 @@
-"""`sharded_linear` on the CPU: one library product for each tile of a shard, its epilogue while the tile is in cache.
+"""`sharded_linear` on the CPU: a library product for each tile of the result, its epilogue while the tile is in cache.
 
 Every number is computed in fp32 (float64 for float64 inputs) and rounded once, when it is stored. The order of each sum
-is fixed, so the same input gives the same bytes: over runs, thread counts and batches, and over cuts into columns.
+is fixed, so the same input gives the same bytes: over runs, thread counts, batches, and cuts into columns or rows.
 Three things had to be kept away from the library for that, each seen on AVX2 or AVX-512 processors:
 
 - a product with fewer than 16 rows or columns takes another path, with other bits: both are padded to 16;
-- a sum over many terms is cut differently for few rows than for many: it runs in pieces of at most 640, in order;
+- a sum over many terms is cut differently for few rows than for many: it runs in pieces of 768, in order, cut at
+  the same places however the weight is cut into shards;
 - `silu` and `gelu` of an element depend on its place in the array: see `kernels/activations.py`.
 
-A sum over row shards is one such sequence of pieces, shard after shard, so its bits depend on where the rows are cut:
-the boundaries are part of what a network agrees on.
+A tile of weights that lies in one shard of the right type is multiplied where it lies. Others, of several shards or of
+another type, are first brought together in a buffer of at most 13 MB.
 
 Shape suffixes: M rows, B rows of a block, K input columns, N output columns, C columns of a tile.
 """
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Final, NamedTuple
 
 import torch
@@ -29,31 +29,46 @@ from kernels.shard_table import bounds
 
 _BLOCK_ROWS: Final = 2048
 _TILE_ELEMENTS: Final = 1 << 21
-"""Elements of an output tile of a shard that is multiplied where it lies."""
-_JOINED_COLUMNS: Final = 1024
-"""Columns of a tile whose weights are copied or converted first."""
-_NARROW: Final = 512
-_PIECE: Final = 640
+"""Elements of an output tile whose weights are multiplied where they lie, if it is wider than a joined one."""
+_JOINED_COLUMNS: Final = 4096
+_CONVERTED_COLUMNS: Final = 2048
+_PIECE: Final = 768
 _MULTIPLE: Final = 16
 _EPILOGUE_ELEMENTS: Final = 1 << 17
+_X_COST: Final = 57
+_COPY_COST: Final = 42
+"""What a product spends on x and a copy on W beside the multiplications, in columns and rows of them (measured: 0.65 ns
+an element of x, 0.48 ns an element of W, 0.0114 ns a multiplication)."""
 
 
 class Part(NamedTuple):
-    """Rows of one shard, [N_k, K_k], with their scales if it is int8."""
+    """One shard, with its scales if it is int8."""
 
     weight: Tensor
     scale: Tensor | None
 
-    def rows(self, left: int, right: int) -> Part:
-        """Some of the rows."""
-        return Part(self.weight[left:right], None if self.scale is None else self.scale[left:right])
 
-
-class Piece(NamedTuple):
-    """Part of a sum over K from column `start` of x on, for the columns of all its parts, one beside the other."""
+class Weight(NamedTuple):
+    """A weight as its parts along a dimension, each [N_k, K] or [N, K_k]."""
 
     parts: tuple[Part, ...]
-    start: int
+    axis: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """Length of each part along the cut."""
+        return [part.weight.shape[self.axis] for part in self.parts]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N and K of the whole."""
+        other = self.parts[0].weight.shape[1 - self.axis]
+        return (sum(self.sizes), other) if self.axis == 0 else (other, sum(self.sizes))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the shards' elements."""
+        return self.parts[0].weight.dtype
 
 
 class Epilogue(NamedTuple):
@@ -66,28 +81,25 @@ class Epilogue(NamedTuple):
 
 
 def forward(
-    x_MK: Tensor, table: Sequence[Part], up_table: Sequence[Part], axis: int, epilogue: Epilogue, *, keep: bool
+    x_MK: Tensor, weight: Weight, up: Weight | None, epilogue: Epilogue, *, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result and, if `keep`, what goes into the activation and the gated factor; else two empty tensors."""
     rows = x_MK.shape[0]
-    columns = sum(part.weight.shape[0] for part in table) if axis == 0 else table[0].weight.shape[0]
+    columns = weight.shape[0]
     out_MN = x_MK.new_empty(rows, columns)
-    has_up = keep and bool(up_table)
+    has_up = keep and up is not None
     has_gate = has_up or (keep and epilogue.activation != "none")
     gate_MN, up_MN = (x_MK.new_empty((rows, columns) if has else 0) for has in (has_gate, has_up))
     work = _Work(x_MK.dtype)
     for first, end in _spans(rows, _BLOCK_ROWS):
         x_BK = _padded(x_MK[first:end].to(work.dtype))
-        place = 0
-        for width, pieces, up_pieces in _column_tiles(table, up_table, axis, x_BK.shape[0], work.dtype):
-            left, right = place, place + width
-            place = right
-            z_BC, target_BC = work.tile("z", x_BK.shape[0], width, out_MN[first:end, left:right])
-            _multiply(z_BC, x_BK, pieces, work)
+        for left, right in _column_tiles(weight, x_BK.shape[0], work.dtype):
+            z_BC, target_BC = work.tile("z", x_BK.shape[0], right - left, out_MN[first:end, left:right])
+            _multiply(z_BC, x_BK, weight, left, right, work)
             u_BC = None
-            if up_pieces:
-                u_BC, _ = work.tile("u", x_BK.shape[0], width, None)
-                _multiply(u_BC, x_BK, up_pieces, work)
+            if up is not None:
+                u_BC, _ = work.tile("u", x_BK.shape[0], right - left, None)
+                _multiply(u_BC, x_BK, up, left, right, work)
             kept = (
                 gate_MN[first:end, left:right] if has_gate else None,
                 up_MN[first:end, left:right] if has_up else None,
@@ -103,29 +115,23 @@ def forward(
     return out_MN, gate_MN, up_MN
 
 
-def input_gradient(dz_MN: Tensor, table: Sequence[Part], axis: int, in_features: int) -> Tensor:
-    """`dz W`, [M, K]: the transposed product, where a table cut by columns is now the one that is summed."""
-    out_MK = dz_MN.new_empty(dz_MN.shape[0], in_features)
+def input_gradient(dz_MN: Tensor, weight: Weight) -> Tensor:
+    """`dz W`, [M, K]."""
+    columns, width = weight.shape
+    out_MK = dz_MN.new_empty(dz_MN.shape[0], width)
     work = _Work(dz_MN.dtype)
-    cuts = bounds([part.weight.shape[axis] for part in table])
-    groups = [(0, in_features, [(part, first) for part, (first, _) in zip(table, cuts, strict=True)])]
-    if axis == 1:
-        groups = [(first, end, [(part, 0)]) for part, (first, end) in zip(table, cuts, strict=True)]
     for first, end in _spans(dz_MN.shape[0], _BLOCK_ROWS):
         dz_BN = _padded(dz_MN[first:end].to(work.dtype))
-        for group_left, group_right, members in groups:
-            for left, right in _spans(group_right - group_left, _JOINED_COLUMNS):
-                place = out_MK[first:end, group_left + left : group_left + right]
-                z_BC, target_BC = work.tile("z", dz_BN.shape[0], right - left, place)
-                is_first = True
-                for part, start in members:
-                    for n0, n1 in _pieces(part.weight.shape[0]):
-                        tile_NC = _converted((part.rows(n0, n1),), left, right, work)
-                        is_first = _add(z_BC, dz_BN[:, start + n0 : start + n1], tile_NC, is_first=is_first)
-                if is_first:
-                    z_BC.zero_()
-                if target_BC is not None:
-                    target_BC.copy_(z_BC[: end - first, : right - left])
+        for left, right in _spans(width, _CONVERTED_COLUMNS):
+            z_BC, target_BC = work.tile("z", dz_BN.shape[0], right - left, out_MK[first:end, left:right])
+            is_first = True
+            for n0, n1 in _pieces(columns):
+                tile_NC = _rectangle(weight, n0, n1, left, right, work)
+                is_first = _add(z_BC, dz_BN[:, n0:n1], tile_NC, is_first=is_first)
+            if is_first:
+                z_BC.zero_()
+            if target_BC is not None:
+                target_BC.copy_(z_BC[: end - first, : right - left])
     return out_MK
 
 
@@ -171,10 +177,12 @@ def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 def _pieces(length: int) -> Iterator[tuple[int, int]]:
-    """Near-equal pieces of at most `_PIECE`, cut at multiples of 16."""
-    count = max(1, -(-length // _PIECE))
-    cuts = [min(length, -(-length * number // (count * _MULTIPLE)) * _MULTIPLE) for number in range(count + 1)]
-    return ((left, right) for left, right in pairwise(cuts) if left < right)
+    """The pieces of every sum of this length.
+
+    The library itself cuts at multiples of 384: a sum of 1,536 terms in two pieces of 768 takes 1.00 of the time of the
+    whole, in three of 512 it takes 1.07 (one core).
+    """
+    return _spans(length, _PIECE)
 
 
 def _padded(x_BK: Tensor) -> Tensor:
@@ -188,51 +196,31 @@ def _columns_of(vector_N: Tensor | None, left: int, right: int, dtype: torch.dty
     return None if vector_N is None else vector_N[left:right].to(dtype)
 
 
-def _column_tiles(
-    table: Sequence[Part], up_table: Sequence[Part], axis: int, rows: int, dtype: torch.dtype
-) -> Iterator[tuple[int, list[Piece], list[Piece]]]:
-    """Tiles of output columns: width, and the pieces of the sum that each is, for both tables.
-
-    A narrow tile repeats the library's work on x for few columns, so narrow shards share a tile: their rows are copied
-    into one buffer of at most `_JOINED_COLUMNS` times `_PIECE` elements, as those that need conversion are anyway.
-    """
-    is_converted = any(part.weight.dtype != dtype for part in (*table, *up_table))
-    width = _JOINED_COLUMNS if is_converted else max(_JOINED_COLUMNS, _TILE_ELEMENTS // rows)
-    if axis == 1:
-        starts = [first for first, _ in bounds([part.weight.shape[1] for part in table])]
-        for left, right in _spans(table[0].weight.shape[0], width):
-            sums = [
-                [Piece((part.rows(left, right),), start) for part, start in zip(parts, starts, strict=True)]
-                if parts else []
-                for parts in (table, up_table)
-            ]  # fmt: skip
-            yield right - left, sums[0], sums[1]
-        return
-    joined: list[tuple[int, int, int]] = []  # shard, first and end of its rows
-    total = 0
-    cuts = [(k, *span) for k, part in enumerate(table) for span in _spans(part.weight.shape[0], width)]
-    for k, left, right in cuts:
-        if joined and (total + right - left > _JOINED_COLUMNS or not (is_converted or right - left < _NARROW)):
-            yield total, _beside(table, joined), _beside(up_table, joined)
-            joined, total = [], 0
-        joined.append((k, left, right))
-        total += right - left
-    if joined:
-        yield total, _beside(table, joined), _beside(up_table, joined)
+def _column_tiles(weight: Weight, rows: int, dtype: torch.dtype) -> Iterator[tuple[int, int]]:
+    """Tiles of output columns. Their cuts decide speed and nothing else."""
+    columns = weight.shape[0]
+    if weight.dtype != dtype:
+        return _spans(columns, _CONVERTED_COLUMNS)
+    wide = max(_JOINED_COLUMNS, _TILE_ELEMENTS // rows)
+    if weight.axis == 1:
+        cuts = {end for _, end in bounds(weight.sizes)}
+        is_joined = not cuts <= {end for _, end in _pieces(weight.shape[1])}
+        return _spans(columns, _JOINED_COLUMNS if is_joined else wide)
+    # A product of few columns spends much on x, joining them spends on the copy: the cheaper one.
+    if _X_COST * len(weight.parts) > columns * (_COPY_COST / rows + _X_COST / _JOINED_COLUMNS):
+        return _spans(columns, _JOINED_COLUMNS)
+    return (
+        (first + left, first + right)
+        for first, end in bounds(weight.sizes)
+        for left, right in _spans(end - first, wide)
+    )
 
 
-def _beside(table: Sequence[Part], cuts: Sequence[tuple[int, int, int]]) -> list[Piece]:
-    return [Piece(tuple(table[k].rows(left, right) for k, left, right in cuts), 0)] if table else []
-
-
-def _multiply(z_BC: Tensor, x_BK: Tensor, pieces: Sequence[Piece], work: _Work) -> None:
+def _multiply(z_BC: Tensor, x_BK: Tensor, weight: Weight, left: int, right: int, work: _Work) -> None:
     is_first = True
-    for piece in pieces:
-        for k0, k1 in _pieces(piece.parts[0].weight.shape[1]):
-            tile_CK = _converted(piece.parts, k0, k1, work)
-            if tile_CK.shape[0] < z_BC.shape[1]:
-                tile_CK = torch.nn.functional.pad(tile_CK, (0, 0, 0, z_BC.shape[1] - tile_CK.shape[0]))
-            is_first = _add(z_BC, x_BK[:, piece.start + k0 : piece.start + k1], tile_CK.T, is_first=is_first)
+    for k0, k1 in _pieces(weight.shape[1]):
+        tile_CK = _rectangle(weight, left, right, k0, k1, work)
+        is_first = _add(z_BC, x_BK[:, k0:k1], tile_CK.T, is_first=is_first)
     if is_first:
         z_BC.zero_()
 
@@ -247,18 +235,28 @@ def _add(z_BC: Tensor, a_BK: Tensor, b_KC: Tensor, *, is_first: bool) -> bool:
     return False
 
 
-def _converted(parts: tuple[Part, ...], k0: int, k1: int, work: _Work) -> Tensor:
-    """Columns of the parts, one above the other, in the arithmetic's type: a shard's own memory where it has that."""
-    if len(parts) == 1 and parts[0].weight.dtype == work.dtype:
-        return parts[0].weight[:, k0:k1]
-    found_NK = work.buffer("weight", sum(part.weight.shape[0] for part in parts), k1 - k0)
-    end = 0
-    for part in parts:
-        first, end = end, end + part.weight.shape[0]
-        tile_NK = found_NK[first:end]
-        tile_NK.copy_(part.weight[:, k0:k1])
+def _rectangle(weight: Weight, n0: int, n1: int, k0: int, k1: int, work: _Work) -> Tensor:
+    """Some rows and columns of the whole weight in the arithmetic's type: a shard's own memory where that does."""
+    low, high = (n0, n1) if weight.axis == 0 else (k0, k1)
+    pieces = [
+        (part, max(low - first, 0), min(high, end) - first, first)
+        for part, (first, end) in zip(weight.parts, bounds(weight.sizes), strict=True)
+        if first < high and end > low and end > first
+    ]
+    if len(pieces) == 1 and weight.dtype == work.dtype:
+        part, start, stop, _ = pieces[0]
+        return part.weight[start:stop, k0:k1] if weight.axis == 0 else part.weight[n0:n1, start:stop]
+    found_NK = work.buffer("weight", n1 - n0, k1 - k0)
+    for part, start, stop, first in pieces:
+        place = slice(first + start - low, first + stop - low)
+        across = slice(start, stop)
+        if weight.axis == 0:
+            tile_NK, rows, columns = found_NK[place], across, slice(k0, k1)
+        else:
+            tile_NK, rows, columns = found_NK[:, place], slice(n0, n1), across
+        tile_NK.copy_(part.weight[rows, columns])
         if part.scale is not None:
-            _scale(tile_NK, part.scale, part.weight.shape[1] // part.scale.shape[1], k0)
+            _scale(tile_NK, part.scale[rows], part.weight.shape[1] // part.scale.shape[1], columns.start)
     return found_NK
 
 
@@ -268,7 +266,7 @@ def _scale(tile_NK: Tensor, scale_NG: Tensor, group: int, k0: int) -> None:
     first, last = k0 // group, (k0 + width - 1) // group
     if first == last:
         tile_NK *= scale_NG[:, first : last + 1]
-    elif k0 % group == 0 and width % group == 0:
+    elif k0 % group == 0 and width % group == 0 and tile_NK.is_contiguous():
         tile_NK.view(rows, last + 1 - first, group).mul_(scale_NG[:, first : last + 1, None])
     else:
         for number in range(first, last + 1):

@@ -51,27 +51,37 @@ CONFIGS: Final = (
 )
 """The pruned space: what compiles without spills for every architecture, path and epilogue (`bench.kernels aot`)."""
 
-GATED_CONFIGS: Final = (Config(128, 64, 8, 3), Config(64, 64, 4, 3), Config(16, 64, 4, 4))
+NARROW_CONFIGS: Final = (Config(128, 64, 8, 3), Config(64, 64, 4, 3), Config(16, 64, 4, 4))
+"""For two accumulators (gated), and where what goes into the activation is kept."""
+SCALED_CONFIG: Final = Config(64, 64, 4, 3)
+SCALED_NARROW_CONFIG: Final = Config(64, 32, 4, 3)
 WIDE_CONFIG: Final = Config(64, 64, 4, 2)
 """For fp32 products, which use no tensor cores and twice the memory."""
-UNALIGNED_CONFIG: Final = Config(64, 64, 4, 3)
+UNALIGNED_CONFIG: Final = Config(32, 32, 4, 2)
 """For element by element loads, whose addresses and masks take registers."""
 GRADIENT_CONFIG: Final = Config(64, 64, 4, 3)
+UNALIGNED_GRADIENT_CONFIG: Final = Config(32, 64, 4, 2)
+HIP_STAGES: Final = 2
+"""A compute unit of gfx942 has 64 KiB of shared memory."""
 GROUP_M: Final = 8
 
 
-def choose(rows: int, path: int, *, is_gated: bool, is_wide: bool, key: tuple[int | str, ...]) -> Config:
+def choose(
+    rows: int, path: int, *, is_narrow: bool, is_scaled: bool, is_wide: bool, key: tuple[int | str, ...]
+) -> Config:
     """The tuned configuration for this product on this device if there is one, else by the number of rows."""
-    space = GATED_CONFIGS if is_gated else CONFIGS
-    found = None if is_wide or path == ANY else tuned.lookup("sharded_linear", key)
+    space = NARROW_CONFIGS if is_narrow else CONFIGS
+    found = None if is_wide or is_scaled or path == ANY else tuned.lookup("sharded_linear", key)
     if found is not None and Config(*found) in space:
         return Config(*found)
-    if rows <= 16:
-        return space[-1]
-    if is_wide:
-        return WIDE_CONFIG
     if path == ANY:
         return UNALIGNED_CONFIG
+    if is_wide:
+        return WIDE_CONFIG
+    if is_scaled:
+        return SCALED_NARROW_CONFIG if is_narrow else SCALED_CONFIG
+    if rows <= 16:
+        return space[-1]
     return space[0] if rows > 64 else space[-2]
 
 
@@ -138,15 +148,16 @@ def weight_gradient(dz: Tensor, x: Tensor, sizes: Sequence[int], axis: int, path
     if not x.shape[0] or not any(one.numel() for one in out):
         return [one.zero_() for one in out]
     dz, x = _unit(dz), _unit(x)
-    config = GRADIENT_CONFIG
-    tiles = _gradient_tiles(tuple(shapes), config.block_m, config.block_n, x.device)
     starts = [first for first, _ in bounds(sizes)]
     entries = [
         (one.data_ptr(), one.stride(0), 0, 0, 1, start, size)
         for one, start, size in zip(out, starts, sizes, strict=True)
     ]
     if path is None:
-        path = _path([dz, x, *out], starts, [dz.shape[1], x.shape[1], *sizes])
+        lengths = [dz.shape[1], x.shape[1], *sizes]
+        path = _path([dz, x, *out], starts, lengths, is_wide=x.dtype == torch.float32)
+    config = UNALIGNED_GRADIENT_CONFIG if path == ANY else GRADIENT_CONFIG
+    tiles = _gradient_tiles(tuple(shapes), config.block_m, config.block_n, x.device)
     if path == DESCRIPTOR:
         _give_scratch(x.device)
     weight_gradient_kernel[(min(len(tiles), _programs(x.device)),)](
@@ -154,7 +165,7 @@ def weight_gradient(dz: Tensor, x: Tensor, sizes: Sequence[int], axis: int, path
         x.shape[0], dz.shape[1], x.shape[1], len(tiles), dz.stride(0), x.stride(0),
         OUT_TYPE=TRITON_TYPES[x.dtype], CUT=axis, PATH=path, WIDE=INTERPRET,
         BLOCK_N=config.block_m, BLOCK_C=config.block_n, BLOCK_K=BLOCK_K, FIELDS=FIELDS,
-        num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,
+        num_warps=config.warps, num_stages=_stages(config), enable_fp_fusion=False,
     )  # fmt: skip
     return out
 
@@ -184,14 +195,21 @@ def _product(
     sizes = tuple(shard.shape[axis] for shard in shards)
     starts = [first for first, _ in bounds(sizes)]
     columns, sum_length = out.shape[1], shards[0].shape[over]
+    is_mixed = shards[0].dtype not in {x.dtype, torch.int8}
+    is_wide = x.dtype == torch.float32 or is_mixed
     if path is None:
         others = [tensor for tensor in (x, residual, out, gate, up) if tensor is not None]
         lengths = [*sizes, columns, sum_length, *(shard.shape[1] for shard in shards)]
-        path = _path([*shards, *up_shards, *others], starts, lengths)
-    is_mixed = shards[0].dtype not in {x.dtype, torch.int8}
+        path = _path([*shards, *up_shards, *others], starts, lengths, is_wide=is_wide)
     if config is None:
-        is_wide = x.dtype == torch.float32 or is_mixed
-        config = choose(x.shape[0], path, is_gated=bool(up_shards), is_wide=is_wide, key=key)
+        config = choose(
+            x.shape[0],
+            path,
+            is_narrow=bool(up_shards) or gate is not None,
+            is_scaled=bool(scales),
+            is_wide=is_wide,
+            key=key,
+        )
     entries = _entries(shards, scales, starts, axis) + _entries(up_shards, up_scales, starts, axis)
     tiles = _column_tiles(sizes, config.block_n, x.device)
     column_tiles = triton.cdiv(columns, config.block_n) if is_summed else len(tiles)
@@ -207,8 +225,12 @@ def _product(
         HAS_BIAS=bias is not None, HAS_UP_BIAS=up_bias is not None, HAS_RESIDUAL=residual is not None,
         KEEP_GATE=gate is not None, KEEP_UP=up is not None, PATH=path, WIDE=INTERPRET or is_mixed,
         BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=BLOCK_K, GROUP_M=GROUP_M, FIELDS=FIELDS,
-        num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,
+        num_warps=config.warps, num_stages=_stages(config), enable_fp_fusion=False,
     )  # fmt: skip
+
+
+def _stages(config: Config) -> int:
+    return config.stages if torch.version.hip is None else min(config.stages, HIP_STAGES)
 
 
 def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
@@ -243,12 +265,15 @@ def _entries(
     return found
 
 
-def _path(matrices: Sequence[Tensor], starts: Sequence[int], lengths: Sequence[int]) -> int:
-    """How tiles may be loaded and stored: every promise made to the compiler is checked here."""
+def _path(matrices: Sequence[Tensor], starts: Sequence[int], lengths: Sequence[int], *, is_wide: bool) -> int:
+    """How tiles may be loaded and stored: every promise made to the compiler is checked here.
+
+    An fp32 product from tiles in shared memory spills (4,512 bytes on sm_90), so it takes pointers.
+    """
     if INTERPRET:
         return DESCRIPTOR if all(_fits(one, starts) for one in matrices) else ANY
     device = matrices[0].device
-    has_tma = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
+    has_tma = not is_wide and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
     if has_tma and all(_fits(one, starts) for one in matrices):
         return DESCRIPTOR
     is_aligned = all(number % 16 == 0 for number in (*starts, *lengths)) and all(

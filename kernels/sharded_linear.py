@@ -206,8 +206,8 @@ def _forward(
             x, shards, scales, up_shards, up_scales, bias, up_bias, residual, axis, activation, keep=keep
         )
     epilogue = cpu.Epilogue(bias, up_bias, activation, residual)
-    table, up_table = _parts(shards, scales), _parts(up_shards, up_scales)
-    return cpu.forward(x, table, up_table, axis, epilogue, keep=keep)
+    up = _weight(up_shards, up_scales, axis) if up_shards else None
+    return cpu.forward(x, _weight(shards, scales, axis), up, epilogue, keep=keep)
 
 
 @_forward.register_fake
@@ -240,7 +240,7 @@ def _input_gradient(
         from kernels import gpu_sharded_linear as gpu  # noqa: PLC0415
 
         return gpu.input_gradient(dz, shards, scales, axis, in_features)
-    return cpu.input_gradient(dz, _parts(shards, scales), axis, in_features)
+    return cpu.input_gradient(dz, _weight(shards, scales, axis))
 
 
 @_input_gradient.register_fake
@@ -265,9 +265,9 @@ def _(dz: Tensor, x: Tensor, sizes: Sequence[int], split: str) -> list[Tensor]:
     return [x.new_empty((size, x.shape[1]) if split == "columns" else (dz.shape[1], size)) for size in sizes]
 
 
-def _parts(shards: Sequence[Tensor], scales: Sequence[Tensor]) -> list[cpu.Part]:
+def _weight(shards: Sequence[Tensor], scales: Sequence[Tensor], axis: int) -> cpu.Weight:
     two = [scale[:, None] if scale.dim() == 1 else scale for scale in scales]
-    return [cpu.Part(shard, two[number] if two else None) for number, shard in enumerate(shards)]
+    return cpu.Weight(tuple(cpu.Part(shard, two[number] if two else None) for number, shard in enumerate(shards)), axis)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

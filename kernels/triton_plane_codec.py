@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from typing import Final
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 BLOCK: Final = 4096
 WARPS: Final = 8
+HIP_WARPS: Final = 4
+"""Sixteen elements to a lane either way, so that bytes are loaded sixteen at a time."""
 
 
 @triton.jit(do_not_specialize=["elements"])  # type: ignore[untyped-decorator]
@@ -106,5 +109,5 @@ def _launch(kernel: triton.JITFunction, source: Tensor, base_E: Tensor | None, t
         HAS_BASE=base_E is not None,
         ALIGNED=is_aligned,
         BLOCK=BLOCK,
-        num_warps=WARPS,
+        num_warps=WARPS if torch.version.hip is None else HIP_WARPS,
     )

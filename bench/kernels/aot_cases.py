@@ -1,4 +1,5 @@
 """Every kernel and configuration that the ahead-of-time gate compiles, with what it demands of each."""
+# ruff: noqa: SLF001  # the kernels' own tile sizes, so that what is compiled is what runs
 
 from __future__ import annotations
 
@@ -6,16 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from kernels import triton_logprob_moments as moments
+from kernels import triton_perturbation_score as scores
 from kernels.gpu_sharded_linear import (
     CONFIGS,
-    GATED_CONFIGS,
     GRADIENT_CONFIG,
     GROUP_M,
+    HIP_STAGES,
+    NARROW_CONFIGS,
+    SCALED_CONFIG,
+    SCALED_NARROW_CONFIG,
     UNALIGNED_CONFIG,
+    UNALIGNED_GRADIENT_CONFIG,
     WIDE_CONFIG,
     Config,
 )
-from kernels.triton_plane_codec import BLOCK, WARPS
+from kernels.triton_plane_codec import BLOCK, HIP_WARPS, WARPS
 from kernels.triton_sharded_linear import ALIGNED, ANY, BLOCK_K, DESCRIPTOR, FIELDS
 
 ARCHITECTURES: Final = ("sm_80", "sm_90", "sm_100", "gfx942")
@@ -45,8 +52,10 @@ class Case:
     stages: int
     tensor_core: bool
     wide_share: float
-    integers: dict[str, str] = field(default_factory=dict)
-    fusion: bool = False
+    scalars: dict[str, str] = field(default_factory=dict)
+    """Types of arguments that are neither pointers nor i32."""
+    divisible: tuple[str, ...] = ()
+    """Integers that are multiples of 16 at the shapes in mind, which Triton sees at run time."""
     in_quick: bool = False
 
 
@@ -55,6 +64,8 @@ def cases() -> Iterator[Case]:
         yield from _products(architecture)
         yield from _weight_gradients(architecture)
         yield from _codecs(architecture)
+        yield from _moments(architecture)
+        yield from _scores(architecture)
 
 
 def path_of(architecture: str) -> int:
@@ -62,25 +73,32 @@ def path_of(architecture: str) -> int:
     return DESCRIPTOR if architecture in {"sm_90", "sm_100"} else ALIGNED
 
 
+def stages_of(config: Config, architecture: str) -> int:
+    return min(config.stages, HIP_STAGES) if architecture.startswith("gfx") else config.stages
+
+
 def _products(architecture: str) -> Iterator[Case]:
     path = path_of(architecture)
     for config in CONFIGS:
         yield _product(architecture, config, path, bias=True, residual=True, in_quick=config == CONFIGS[0])
-    for config in GATED_CONFIGS:
+    for config in NARROW_CONFIGS:
         yield _product(architecture, config, path, gated=True)
     first = CONFIGS[0]
-    yield _product(architecture, first, path, keep=True, bias=True)
-    yield _product(architecture, GATED_CONFIGS[0], path, gated=True, keep=True)
+    yield _product(architecture, NARROW_CONFIGS[0], path, keep=True, bias=True)
+    yield _product(architecture, NARROW_CONFIGS[1], path, keep=True, bias=True)
+    yield _product(architecture, NARROW_CONFIGS[0], path, gated=True, keep=True)
     yield _product(architecture, first, path, summed=True)
     yield _product(architecture, first, path, over=0, summed=True)
     yield _product(architecture, first, path, over=0)
-    yield _product(architecture, first, path, scaled=1)
-    yield _product(architecture, CONFIGS[2], path, scaled=2)
+    yield _product(architecture, SCALED_CONFIG, path, scaled=1)
+    yield _product(architecture, SCALED_CONFIG, path, scaled=2)
+    yield _product(architecture, SCALED_NARROW_CONFIG, path, scaled=1, gated=True)
+    yield _product(architecture, SCALED_NARROW_CONFIG, path, scaled=2, gated=True)
     yield _product(architecture, UNALIGNED_CONFIG, ANY, bias=True)
     yield _product(architecture, UNALIGNED_CONFIG, ANY, gated=True)
-    yield _product(architecture, CONFIGS[-1], ANY, bias=True)
-    yield _product(architecture, WIDE_CONFIG, path, dtype="fp32", gated=True)
-    yield _product(architecture, WIDE_CONFIG, path, dtype="fp32")
+    yield _product(architecture, WIDE_CONFIG, ALIGNED, dtype="fp32", gated=True)
+    yield _product(architecture, WIDE_CONFIG, ALIGNED, dtype="fp32")
+    yield _product(architecture, UNALIGNED_CONFIG, ANY, dtype="fp32")
     for activation in (2, 3):
         yield _product(architecture, first, path, activation=activation)
 
@@ -127,16 +145,16 @@ def _product(
             "BLOCK_N": config.block_n, "BLOCK_K": BLOCK_K, "GROUP_M": GROUP_M, "FIELDS": FIELDS,
         },
         warps=config.warps,
-        stages=config.stages,
+        stages=stages_of(config, architecture),
         tensor_core=dtype != "fp32",
-        wide_share=0.0 if path == ANY or scaled == 2 else 0.75,
+        wide_share=0.0 if path == ANY or scaled == 2 else 0.4 if scaled or config.block_m < 64 else 0.75,
         in_quick=in_quick,
     )  # fmt: skip
 
 
 def _weight_gradients(architecture: str) -> Iterator[Case]:
-    config = GRADIENT_CONFIG
     for cut, path in ((0, path_of(architecture)), (1, path_of(architecture)), (0, ANY)):
+        config = UNALIGNED_GRADIENT_CONFIG if path == ANY else GRADIENT_CONFIG
         label = f"{'columns' if cut == 0 else 'rows'}{', unaligned' if path == ANY else ''}"
         yield Case(
             name=f"dW {config.block_m}x{config.block_n} {config.warps}w {config.stages}s {label}",
@@ -148,7 +166,7 @@ def _weight_gradients(architecture: str) -> Iterator[Case]:
                 "BLOCK_C": config.block_n, "BLOCK_K": BLOCK_K, "FIELDS": FIELDS,
             },
             warps=config.warps,
-            stages=config.stages,
+            stages=stages_of(config, architecture),
             tensor_core=True,
             wide_share=0.0 if path == ANY else 0.75,
             in_quick=cut == 0 and path != ANY,
@@ -167,9 +185,72 @@ def _codecs(architecture: str) -> Iterator[Case]:
                 architecture=architecture,
                 pointers=pointers,
                 constants={"ITEM_BYTES": 2, "HAS_BASE": has_base, "ALIGNED": True, "BLOCK": BLOCK},
-                warps=WARPS,
+                warps=HIP_WARPS if architecture.startswith("gfx") else WARPS,
                 stages=1,
                 tensor_core=False,
                 wide_share=0.6,
                 in_quick=has_base,
             )
+
+
+def _moments(architecture: str) -> Iterator[Case]:
+    for dtype, has_cap in (("bf16", False), ("bf16", True), ("fp32", False)):
+        yield Case(
+            name=f"moments partial {dtype}{', soft-cap' if has_cap else ''}",
+            kernel=("kernels.triton_logprob_moments", "_partial_kernel"),
+            architecture=architecture,
+            pointers={
+                "hidden_ptr": f"*{dtype}", "head_ptr": f"*{dtype}", "targets_ptr": "*i64", "partial_ptr": "*fp32",
+            },
+            constants={
+                "HAS_CAP": has_cap, "SLICE_WORDS": moments._SLICE_WORDS, "BLOCK_B": moments._BLOCK_B,
+                "BLOCK_T": moments._BLOCK_T, "BLOCK_C": moments._BLOCK_C, "INTERPRET": False,
+            },
+            scalars={"before_cap": "fp32", "after_cap": "fp32"},
+            divisible=("rows", "words", "width", "hidden_stride", "head_stride"),
+            warps=4,
+            stages=3,
+            tensor_core=dtype != "fp32",
+            wide_share=0.75,
+            in_quick=dtype == "bf16" and not has_cap,
+        )  # fmt: skip
+    yield Case(
+        name="moments merge",
+        kernel=("kernels.triton_logprob_moments", "_merge_kernel"),
+        architecture=architecture,
+        pointers={"partial_ptr": "*fp32", "out_ptr": "*fp32"},
+        constants={"BLOCK_B": moments._MERGE_B},
+        divisible=("rows",),
+        warps=4,
+        stages=3,
+        tensor_core=False,
+        wide_share=0.0,
+        in_quick=True,
+    )
+
+
+def _scores(architecture: str) -> Iterator[Case]:
+    yield Case(
+        name="scores of sequences",
+        kernel=("kernels.triton_perturbation_score", "_sequence_kernel"),
+        architecture=architecture,
+        pointers={"moments_ptr": "*fp32", "rows_ptr": "*i64", "starts_ptr": "*i64", "sums_ptr": "*fp64"},
+        constants={"BLOCK_R": scores._BLOCK_R},
+        warps=4,
+        stages=3,
+        tensor_core=False,
+        wide_share=0.0,
+        in_quick=True,
+    )
+    yield Case(
+        name="scores of probes",
+        kernel=("kernels.triton_perturbation_score", "_probe_kernel"),
+        architecture=architecture,
+        pointers={"sums_ptr": "*fp64", "starts_ptr": "*i64", "out_ptr": "*fp64"},
+        constants={"BLOCK_S": scores._BLOCK_S},
+        warps=4,
+        stages=3,
+        tensor_core=False,
+        wide_share=0.0,
+        in_quick=True,
+    )

@@ -22,12 +22,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from . import aot_listing as listing
+from . import aot_machines
 from .aot_cases import Case
 from .aot_machines import MACHINES, blocks_per_processor
 
 CACHE: Final = Path("build/aot")
 _BIN: Final = Path(triton.__file__).parent / "backends/nvidia/bin"
-_SOURCES: Final = ("kernels", "bench/kernels")
 
 
 @dataclass(slots=True)
@@ -94,12 +94,14 @@ def compile_case(case: Case) -> Any:  # noqa: ANN401  # Triton is untyped
             signature[name] = "constexpr"
             constants[(number,)] = getattr(tl, value) if isinstance(value, str) else value
         else:
-            signature[name] = case.integers.get(name, "i32")
+            signature[name] = case.scalars.get(name, "i32")
+            if name in case.divisible:
+                attributes[(number,)] = [["tt.divisibility", 16]]
     machine = MACHINES[case.architecture]
     return triton.compile(
         ASTSource(function, signature, constants, attributes),
         target=GPUTarget(machine.backend, machine.capability, machine.lanes),
-        options={"num_warps": case.warps, "num_stages": case.stages, "enable_fp_fusion": case.fusion},
+        options={"num_warps": case.warps, "num_stages": case.stages, "enable_fp_fusion": False},
     )
 
 
@@ -141,25 +143,24 @@ def _run(program: str, *arguments: str) -> str:
     return subprocess.run([str(_BIN / program), *arguments], capture_output=True, check=True, text=True).stdout
 
 
-def source_hash() -> str:
-    """Of everything that a result depends on but the case."""
-    digest = hashlib.sha256(triton.__version__.encode())
-    for folder in _SOURCES:
-        for path in sorted(Path(folder).glob("*triton_*.py" if folder == "kernels" else "aot_*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+def _cache(case: Case) -> Path:
+    """Where a result is kept: under a hash of everything that it depends on."""
+    digest = hashlib.sha256(f"{triton.__version__} {case!r}".encode())
+    kernel = importlib.import_module(case.kernel[0]).__file__
+    for path in (kernel, __file__, listing.__file__, aot_machines.__file__):
+        digest.update(Path(str(path)).read_bytes())
+    return CACHE / f"{digest.hexdigest()[:32]}.json"
 
 
 def compile_all(cases: Sequence[Case], *, parallel: int, limit_s: float) -> Iterator[Found]:
     """Results as they come: from the cache, or from up to `parallel` processes, each stopped at the limit."""
-    version = source_hash()
     context = multiprocessing.get_context("fork")
     waiting = list(cases)[::-1]
     running: dict[Connection, tuple[Case, Any, float]] = {}
     while waiting or running:
         while waiting and len(running) < parallel:
             case = waiting.pop()
-            held = _cache(version, case)
+            held = _cache(case)
             if held.exists():
                 yield Found(**_with_widths(json.loads(held.read_text("utf-8"))))
                 continue
@@ -173,24 +174,24 @@ def compile_all(cases: Sequence[Case], *, parallel: int, limit_s: float) -> Iter
         until = min(deadline for _, _, deadline in running.values())
         ready = wait(list(running), timeout=max(0.0, until - time.monotonic()))
         late = [one for one, (_, _, deadline) in running.items() if one not in ready and deadline <= time.monotonic()]
-        for receiver in [*ready, *late]:
-            case, process, _ = running.pop(receiver)  # type: ignore[index]
+        for receiver in [one for one in running if one in ready or one in late]:
+            case, process, _ = running.pop(receiver)
             if receiver in late:
                 process.kill()
                 yield Found(case.name, case.architecture, faults=[f"not compiled within {limit_s:.0f} s"])
             else:
-                yield _received(receiver, case, version)  # type: ignore[arg-type]
+                yield _received(receiver, case)
             process.join()
 
 
-def _received(receiver: Connection, case: Case, version: str) -> Found:
+def _received(receiver: Connection, case: Case) -> Found:
     try:
         sent = receiver.recv_bytes().decode()
     except EOFError:
         return Found(case.name, case.architecture, faults=["the compiler ended without a result"])
     found = Found(**_with_widths(json.loads(sent)))
     if found.seconds:
-        place = _cache(version, case)
+        place = _cache(case)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(sent, "utf-8")
     return found
@@ -204,11 +205,6 @@ def _work(case: Case, sender: Connection) -> None:
             case.name, case.architecture, faults=[" ".join(f"{type(error).__name__}: {error}".split())[-300:]]
         )
     sender.send_bytes(json.dumps(asdict(found)).encode())
-
-
-def _cache(version: str, case: Case) -> Path:
-    digest = hashlib.sha256(f"{version} {case!r}".encode()).hexdigest()
-    return CACHE / f"{digest[:32]}.json"
 
 
 def _with_widths(held: dict[str, Any]) -> dict[str, Any]:

@@ -27,15 +27,19 @@ def quantiles_ms(function: Callable[[], object], runs: int) -> tuple[float, floa
     pairs = []
     for _ in range(runs):
         flush.zero_()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()  # type: ignore[no-untyped-call]
+        start, end = _event(), _event()
+        start.record()
         function()
-        end.record()  # type: ignore[no-untyped-call]
+        end.record()
         pairs.append((start, end))
     torch.cuda.synchronize()
     taken = torch.tensor([start.elapsed_time(end) for start, end in pairs])
     low, middle, high = torch.quantile(taken, torch.tensor([0.2, 0.5, 0.8])).tolist()
     return low, middle, high
+
+
+def _event() -> Any:  # noqa: ANN401  # untyped in torch
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
@@ -49,7 +53,7 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 
 def linear_rows(*, quick: bool, tune: bool) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     runs = 10 if quick else 50
     square = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     peak_flops = 2 * 8192**3 / quantiles_ms(lambda: square @ square, runs)[1] * 1e3
@@ -65,7 +69,8 @@ def linear_rows(*, quick: bool, tune: bool) -> list[dict[str, Any]]:
             _tune(x, table, up_table)
 
         def plain() -> Tensor:
-            return torch.nn.functional.silu(x @ gate.T) * (x @ up.T)  # noqa: B023  # called within the round
+            found: Tensor = torch.nn.functional.silu(x @ gate.T) * (x @ up.T)  # noqa: B023  # called within the round
+            return found
 
         contenders: dict[str, tuple[Callable[[], object], int]] = {
             "cuBLAS, concatenated": (lambda: x @ gate.T, 1),  # noqa: B023
@@ -101,13 +106,13 @@ def plane_rows(*, quick: bool, tune: bool) -> list[dict[str, Any]]:
     base = weight.roll(1)
     planes = split_planes(weight, base)
     copy_ms = quantiles_ms(weight.clone, runs)[1]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, function in {
         "planes split, xor": lambda: split_planes(weight, base),
         "planes join, xor": lambda: join_planes(planes, weight.shape, weight.dtype, base),
     }.items():
         low, middle, high = quantiles_ms(function, runs)
-        rate, copy_rate = 6 * weight.numel() / middle, 4 * weight.numel() / copy_ms
+        rate, copy_rate = 6.0 * weight.numel() / middle, 4.0 * weight.numel() / copy_ms
         rows.append(
             {
                 "op": name, "shape": f"{weight.numel()} bf16", "p20_ms": low, "p50_ms": middle, "p80_ms": high,
@@ -119,7 +124,7 @@ def plane_rows(*, quick: bool, tune: bool) -> list[dict[str, Any]]:
 
 
 def _tune(x: Tensor, table: ShardTable, up: ShardTable | None) -> None:
-    space = gpu.CONFIGS if up is None else gpu.GATED_CONFIGS
+    space = gpu.CONFIGS if up is None else gpu.NARROW_CONFIGS
     taken = {}
     for config in space:
 

@@ -150,10 +150,10 @@ def nan_stays_in_its_row() -> None:
 
 def paths_are_chosen_by_what_they_promise() -> None:
     weight = table((16, 16), 64, "columns", torch.bfloat16)
-    assert gpu._path(weight.shards, [0, 16], []) == DESCRIPTOR
-    assert gpu._path(weight.shards, [0, 12], []) == ANY
-    assert gpu._path([weight.shards[0][:, 1:]], [0], []) == ANY
-    assert gpu._path([table((4,), 9, "columns", torch.bfloat16, 1).shards[0]], [0], []) == ANY
+    assert gpu._path(weight.shards, [0, 16], [], is_wide=False) == DESCRIPTOR
+    assert gpu._path(weight.shards, [0, 12], [], is_wide=False) == ANY
+    assert gpu._path([weight.shards[0][:, 1:]], [0], [], is_wide=False) == ANY
+    assert gpu._path([table((4,), 9, "columns", torch.bfloat16, 1).shards[0]], [0], [], is_wide=False) == ANY
     print("paths")  # noqa: T201
 
 

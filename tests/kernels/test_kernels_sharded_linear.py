@@ -100,7 +100,7 @@ def test_quantising_errs_by_half_a_step_at_most() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
-def test_any_cut_agrees_and_cuts_into_columns_change_no_byte(data: st.DataObject) -> None:
+def test_any_cut_agrees_and_changes_no_byte(data: st.DataObject) -> None:
     rows, width, columns = (data.draw(st.integers(1, 70), label=name) for name in ("rows", "width", "columns"))
     generator = torch.Generator().manual_seed(width)
     weight = torch.randn(columns, width, generator=generator)
@@ -111,8 +111,7 @@ def test_any_cut_agrees_and_cuts_into_columns_change_no_byte(data: st.DataObject
         sizes = [end - start for start, end in zip([0, *cuts], [*cuts, length], strict=True)]
         found = sharded_linear(x, ShardTable.cut(weight, sizes, split), activation="silu")  # type: ignore[arg-type]
         assert agrees(found, sharded_linear_reference(x, ShardTable((weight,)), activation="silu"))
-        if split == "columns":
-            assert torch.equal(found, whole)
+        assert torch.equal(found, whole)
 
 
 def test_a_rows_bytes_depend_neither_on_its_neighbours_nor_on_threads() -> None:
@@ -129,12 +128,16 @@ def test_a_rows_bytes_depend_neither_on_its_neighbours_nor_on_threads() -> None:
         torch.set_num_threads(threads)
 
 
-def test_row_shards_are_summed_in_their_order_in_fp32() -> None:
-    # 2^24 + 1 isn't an fp32 number, so that the order of the three shards shows.
-    shards = tuple(torch.tensor([[value]]) for value in (2.0**24, 1.0, -(2.0**24)))
-    x = torch.ones(1, 3)
-    assert float(sharded_linear(x, ShardTable(shards, "rows"))) == 0.0
-    assert float(sharded_linear(x, ShardTable((shards[0], shards[2], shards[1]), "rows"))) == 1.0
+def test_cuts_of_long_sums_change_no_byte() -> None:
+    generator = torch.Generator().manual_seed(4)
+    weight, x = torch.randn(40, 1400, generator=generator), torch.randn(20, 1400, generator=generator)
+    dz = torch.randn(20, 40, generator=generator)
+    whole = ShardTable((weight,))
+    for sizes in ([480, 480, 440], [1, 1399], [700, 700], [0, 640, 760]):
+        rows = ShardTable.cut(weight, sizes, "rows")
+        assert torch.equal(sharded_linear(x, rows), sharded_linear(x, whole))
+        dx = _input_gradient(dz, list(rows.shards), [], "rows", 1400)
+        assert torch.equal(dx, _input_gradient(dz, [weight], [], "columns", 1400))
 
 
 def test_views_in_any_layout_give_the_same_numbers() -> None:
@@ -287,7 +290,7 @@ def test_the_triton_kernels_agree_under_their_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     script = Path(__file__).with_name("interpret_sharded_linear.py")
     done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["agrees"] * 6 + ["scales", "gradients", "far", "rows", "paths"]
