@@ -35,7 +35,7 @@ TRITON_TYPES: Final = {
 
 
 class Config(NamedTuple):
-    """Sizes that decide speed and nothing else: no sum's order depends on them."""
+    """Sizes of a tile. They decide speed: the steps of a sum don't depend on them."""
 
     block_m: int
     block_n: int
