@@ -5,7 +5,7 @@
     y = act(z) * (x U + c) + r                    with a second table U: SwiGLU with silu, GeGLU with gelu
 
 Products, sums and epilogue are taken in fp32 and rounded once, to x's dtype. Sums over K run in one fixed order, so the
-same input gives the same bytes on one kind of device; `docs/kernels-of-weights.md` states what the bytes depend on. Int8
+same input gives the same bytes on one kind of device; `docs/kernels-of-weights.md` says what they depend on. Int8
 shards are dequantised tile by tile and are frozen: neither they nor their scales get a gradient.
 
 Everything is an operator of `torch.library` with a fake kernel, so `torch.compile` and `torch.export` go through. The
