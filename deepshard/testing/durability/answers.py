@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,12 +61,25 @@ class Answers:
 
     facts: dict[str, object] = field(default_factory=dict)
     helps: dict[str, object] = field(default_factory=dict)
-    spares: dict[str, frozenset[object]] = field(default_factory=dict)
+    spares: dict[str, object] = field(default_factory=dict)
     reports: list[str] = field(default_factory=list)
 
     def refused(self) -> dict[str, Refusal]:
         """Questions that are refused."""
-        return {name: value for name, value in (self.facts | self.helps).items() if isinstance(value, Refusal)}
+        answers = self.facts | self.helps | self.spares
+        return {name: value for name, value in answers.items() if isinstance(value, Refusal)}
+
+    def invents(self, versions: Sequence[Answers]) -> list[str]:
+        """Spares that have what none of these versions has."""
+        return [
+            name
+            for name, kept in self.spares.items()
+            if isinstance(kept, frozenset) and not any(kept <= _kept(version.spares[name]) for version in versions)
+        ]
+
+
+def _kept(spare: object) -> frozenset[object]:
+    return spare if isinstance(spare, frozenset) else frozenset()
 
 
 @contextmanager
@@ -107,7 +120,7 @@ def opened(home: Home, disk: FaultDisk) -> Iterator[tuple[Journal, ChainStore]]:
 
 def ask(home: Home, journal: Journal, store: ChainStore) -> Answers:
     """Ask everything that nodes ask their files; each question may be refused by itself."""
-    deciding, stored = store.height() + 1, store.snapshot_heights()
+    deciding = store.height() + 1
     facts: dict[str, Callable[[], object]] = {
         "height": store.height,
         "base": lambda: store.base,
@@ -125,14 +138,22 @@ def ask(home: Home, journal: Journal, store: ChainStore) -> Answers:
         "pending blocks": lambda: store.pending_blocks(deciding),
         "log": lambda: (store.log.entries(deciding), store.guard.logged(deciding)),
     }
+    spares: dict[str, Callable[[], object]] = {
+        "kept snapshots": lambda: frozenset(_kept_snapshots(store)),
+        "parts": lambda: frozenset(store.parts(bytes(32))),
+    }
     return Answers(
         {name: _answer(question) for name, question in facts.items()} | _blocks(store),
         {name: _answer(question) for name, question in helps.items()},
-        {
-            "kept snapshots": frozenset((at, data) for at in stored if (data := store.snapshot_at(at)) is not None),
-            "parts": frozenset(store.parts(bytes(32))),
-        },
+        {name: _answer(question) for name, question in spares.items()},
     )
+
+
+def _kept_snapshots(store: ChainStore) -> Iterator[tuple[int, bytes]]:
+    for height in store.snapshot_heights():
+        data = store.snapshot_at(height)
+        if data is not None:
+            yield height, data
 
 
 def _blocks(store: ChainStore) -> dict[str, object]:

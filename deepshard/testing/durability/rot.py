@@ -187,9 +187,9 @@ def _compare(subject: _Subject, answers: Answers) -> Verdict:
 
 def _after_start(answers: Answers, subject: _Subject, verdict: Verdict, reports: Sequence[str]) -> Verdict:
     """The node started: a loss must have been reported, unless it is one of spares, or nothing rested on it."""
-    for name, kept in answers.spares.items():
-        if not any(kept <= version.spares[name] for version in subject.versions):
-            return Verdict(Outcome.VIOLATION, f"wrong, and not refused: {name}")
+    invented = answers.invents(subject.versions)
+    if invented:
+        return Verdict(Outcome.VIOLATION, f"wrong, and not refused: {', '.join(invented)}")
     if verdict.outcome is Outcome.HARMLESS:
         return Verdict(Outcome.SPARE)
     if verdict.outcome is not Outcome.RECOVERED or REPORTS.intersection(reports):
