@@ -45,7 +45,9 @@ def moments_rows(*, quick: bool) -> list[Row]:
             "plain": lambda: plain(hidden_MH, head_VH, targets_M),  # noqa: B023
             "bound": product_in_cache(width, multiplies=count * width * words),
         }
-        # Before the timing, since memory that a call has had once may stay with the process.
+        # Before the timing, since memory that a call has had once may stay with the process; after a small call, since
+        # the first of a process brings 160 MB of libraries in.
+        logprob_moments(hidden_MH[:16], head_VH[:16], torch.zeros(16, dtype=torch.int64))
         extra = {key: extra_memory(function) for key, function in contenders.items() if key != "bound"}
         seconds = in_turns(contenders, runs=1 if quick else 5)
         name = f"moments, {count} rows, H {width}, V {words}"
