@@ -17,6 +17,7 @@ from bench.wire.peer import silence
 
 from .codec import codec_rows
 from .exchange import exchange_rows
+from .exporting import export_rows
 from .importing import import_rows
 from .joining import joining_rows
 from .leaving import leaving_rows
@@ -28,6 +29,7 @@ ROWS: dict[str, Callable[[bool], list[Row]]] = {
     "codec": codec_rows,
     "exchange": exchange_rows,
     "import": import_rows,
+    "export": export_rows,
     "leaving": leaving_rows,
     "joining": joining_rows,
     "swarm": swarm_rows,
