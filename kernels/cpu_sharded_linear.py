@@ -18,6 +18,7 @@ Shape suffixes: M rows, B rows of a block, K input columns, N output columns, C 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -149,6 +150,16 @@ def weight_gradient(dz_MN: Tensor, x_MK: Tensor, sizes: Sequence[int], axis: int
     return [total.to(x_MK.dtype) for total in sums]
 
 
+class _Kept(threading.local):
+    """A thread's buffer for weights, kept between calls: to map its pages anew costs as much as the copy into it."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, Tensor] = {}
+
+
+_KEPT: Final = _Kept()
+
+
 class _Work:
     """Buffers of one call, made when first needed."""
 
@@ -158,9 +169,12 @@ class _Work:
 
     def buffer(self, name: str, *shape: int) -> Tensor:
         elements = math.prod(shape)
-        held = self._buffers.get(name)
+        buffers = self._buffers
+        if name == "weight":
+            name, buffers = f"weight {self.dtype}", _KEPT.buffers
+        held = buffers.get(name)
         if held is None or held.numel() < elements:
-            held = self._buffers[name] = torch.empty(elements, dtype=self.dtype)
+            held = buffers[name] = torch.empty(elements, dtype=self.dtype)
         return held[:elements].view(shape)
 
     def tile(self, name: str, rows: int, columns: int, place: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -54,7 +54,7 @@ CONFIGS: Final = (
 NARROW_CONFIGS: Final = (Config(128, 64, 8, 3), Config(64, 64, 4, 3), Config(16, 64, 4, 4))
 """For two accumulators (gated), and where what goes into the activation is kept."""
 SCALED_CONFIG: Final = Config(64, 64, 4, 3)
-SCALED_NARROW_CONFIG: Final = Config(64, 32, 4, 3)
+SCALED_NARROW_CONFIG: Final = Config(32, 32, 4, 3)
 WIDE_CONFIG: Final = Config(64, 64, 4, 2)
 """For fp32 products, which use no tensor cores and twice the memory."""
 UNALIGNED_CONFIG: Final = Config(32, 32, 4, 2)

@@ -147,9 +147,17 @@ def _product(
         warps=config.warps,
         stages=stages_of(config, architecture),
         tensor_core=dtype != "fp32",
-        wide_share=0.0 if path == ANY or scaled == 2 else 0.4 if scaled or config.block_m < 64 else 0.75,
+        wide_share=_wide_share(config, path, scaled),
         in_quick=in_quick,
     )  # fmt: skip
+
+
+def _wide_share(config: Config, path: int, scaled: int) -> float:
+    if path == ANY or scaled == 2:
+        return 0.0
+    if scaled:
+        return 0.15  # scales come four bytes at a time
+    return 0.75 if config.block_m >= 64 else 0.4
 
 
 def _weight_gradients(architecture: str) -> Iterator[Case]:
