@@ -110,3 +110,24 @@ async def test_a_capped_buyer_asks_for_no_more_than_it_may_and_of_all_alike(
             "a",
             "b",
         }
+
+
+async def test_a_buyer_relays_the_chunks_it_has_while_it_fetches_the_others(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    assert autojump_clock is not None
+    async with running(tmp_path) as cluster:
+        seed = cluster.node("seed", CHUNKS, upload_bytes_per_s=MIB)
+        first, second = cluster.node("first"), cluster.node("second")
+        cluster.network.connect("first", "seed")
+        cluster.network.connect("second", "first")
+        log = Log(cluster)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.exchange.fetch, WANTED)
+            nursery.start_soon(second.exchange.fetch, WANTED)
+        of_seed = [at for at, source, message in log.travelled if source == "seed" and isinstance(message, RangeReply)]
+        relayed = [at for at, source, message in log.travelled if source == "first" and isinstance(message, RangeReply)]
+        assert min(relayed) < of_seed[3]  # less than half of the model has come
+        assert max(relayed) < max(of_seed) + 1.5
+        assert seed.exchange.stats.served_bytes == {first.key: 8 * MIB}
+        assert second.exchange.stats.fetched_bytes == {first.key: 8 * MIB}
