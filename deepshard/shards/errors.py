@@ -8,10 +8,11 @@ from deepshard.errors import RemoteError
 class CorruptChunk(RemoteError):
     """Bytes that aren't the chunk they claim to be, or don't decode to the shard that the manifest names.
 
-    Two of them are a ban: frames are authenticated, so the sender itself sent these bytes.
+    One of them is a ban: frames are authenticated and whoever serves verifies what it reads, so the sender meant it. Two
+    at half the price would be none: points decay between them, and nothing more is asked of the peer after the first.
     """
 
-    penalty = 50
+    penalty = 100
 
     def __init__(self, shard: str, reason: str) -> None:
         super().__init__(f"shard {shard}: {reason}")
