@@ -8,8 +8,8 @@ from deepshard.errors import RemoteError
 class CorruptChunk(RemoteError):
     """Bytes that aren't the chunk they claim to be, or don't decode to the shard that the manifest names.
 
-    One of them is a ban: frames are authenticated and whoever serves verifies what it reads, so the sender meant it. Two
-    at half the price would be none: points decay between them, and nothing more is asked of the peer after the first.
+    One of them is a ban: frames are authenticated and whoever serves verifies what it reads, so the sender meant it.
+    Two at half the price would be none: points decay between them, and nothing more is asked of it after the first.
     """
 
     penalty = 100

@@ -181,9 +181,7 @@ class Swarm:
         in_flight = self._in_flight_counts()
         slow = self._slow(now)
         # One for each peer in turn, so that two peers with the same offers share the work evenly.
-        # Who has least to do comes first, or few requests at a time would all go to the same peer.
-        by_load = sorted(self._peers.items(), key=lambda item: (len(item[1].in_flight), item[0]))
-        willing = {name: state for name, state in by_load if self._has_room(state, now)}
+        willing = {name: self._peers[name] for name in self._order(at_most) if self._has_room(self._peers[name], now)}
         while willing:
             for name, state in list(willing.items()):
                 if len(requests) == at_most:
@@ -271,6 +269,13 @@ class Swarm:
             self._timeout_s if self._answer_s is None else max(_PATIENCE_S_MIN, self._answer_s * _PATIENCE_ANSWERS)
         )
         return min(usual_s, self._timeout_s / 2)
+
+    def _order(self, at_most: int | None) -> list[bytes]:
+        """Peers in the order they are asked in: few requests at a time would all go to the first of a fixed one."""
+        names = sorted(self._peers)
+        if at_most is not None:  # first who has least to do, then who has brought least
+            names.sort(key=lambda name: (len(self._peers[name].in_flight), self.bytes_by_peer.get(name, 0)))
+        return names
 
     def _has_room(self, state: _Peer, now: float) -> bool:
         return not state.is_bad and now >= state.paused_until and len(state.in_flight) < state.window

@@ -108,6 +108,19 @@ def test_peers_with_equal_offers_share_the_work() -> None:
     assert swarm.next_requests(0.0) == [(A, PARTS[0]), (B, PARTS[1]), (A, PARTS[2]), (B, PARTS[3])]
 
 
+def test_requests_one_at_a_time_go_to_who_has_least_to_do_and_then_to_who_has_brought_least() -> None:
+    swarm = _swarm(4)
+    for peer in (A, B):
+        swarm.offer(peer, DIGESTS)
+    assert swarm.next_requests(0.0, at_most=1) == [(A, PARTS[0])]
+    assert swarm.next_requests(0.0, at_most=1) == [(B, PARTS[1])]
+    assert swarm.received(A, PARTS[0], Outcome.VERIFIED, 0.1, size=5)
+    assert swarm.received(B, PARTS[1], Outcome.VERIFIED, 0.1, size=4)
+    assert swarm.next_requests(0.1, at_most=1) == [(B, PARTS[2])]
+    assert swarm.next_requests(0.1, at_most=0) == []
+    assert swarm.next_requests(0.1, at_most=9) == [(A, PARTS[3])]
+
+
 def test_a_corrupt_peer_is_never_asked_again_and_its_chunks_go_to_others() -> None:
     swarm = _swarm(2)
     swarm.offer(A, DIGESTS[:2])
