@@ -90,6 +90,10 @@ class Database:
             with self.transaction():
                 for statement in schema:
                     self._connection.execute(statement)
+            # A flipped bit in a table's definition may give another one that SQLite reads as well.
+            made = {str(row[0]) for row in self.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")}
+            if made != {statement.replace(" IF NOT EXISTS ", " ", 1) for statement in schema}:
+                raise self.damaged("its tables are not those that this version makes")
         except (LocalError, UsageError):
             self._connection.close()
             raise

@@ -151,6 +151,7 @@ def test_errors_are_those_of_sqlite3() -> None:
     connection.close()
     with pytest.raises(sqlite3.ProgrammingError):
         connection.execute("SELECT 1")
+    disk = FaultDisk(random.Random(1))
     first = open_on(disk)
     with pytest.raises(UsageError, match="in use"):
         open_on(disk)

@@ -176,6 +176,24 @@ def test_an_index_of_meta_that_has_lost_an_entry_is_noticed(tmp_path: Path) -> N
     assert "(base) of table meta is gone" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "flipped"),
+    [
+        ("chain.sqlite", b"snapshots (height INTEGER PRIMARY KEY", b"snapshots (height INTEGER PR\tMARY KEY"),
+        ("guard.db", b"id INTEGER PRIMARY KEY", b"id INTEGER PR\tMARY KEY"),
+        ("journal.sqlite", b"value BLOB NOT NULL", b"value CLOB NOT NULL"),
+    ],
+)
+def test_a_definition_that_a_flipped_bit_turns_into_another_is_refused(
+    tmp_path: Path, name: str, text: bytes, flipped: bytes
+) -> None:
+    fill(tmp_path)
+    path = tmp_path / name
+    assert path.read_bytes().count(text) == 1
+    path.write_bytes(path.read_bytes().replace(text, flipped))
+    assert f"{name}: " in refusal(tmp_path)
+
+
 @pytest.mark.parametrize("damage", ["account = x'00' WHERE seq = 1", "subject = x'00' WHERE seq = 2"])
 def test_a_receipt_that_a_damaged_account_hides_is_refused(tmp_path: Path, damage: str) -> None:
     fill(tmp_path)
