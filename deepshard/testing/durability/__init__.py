@@ -1,6 +1,6 @@
 """The durability sweep: a validator loses power at every operation of its disk, and every byte of its files rots.
 
-    python -m deepshard.testing.durability            # everything, some 700,000 points
+    python -m deepshard.testing.durability            # everything, some 790,000 points
     python -m deepshard.testing.durability --quick    # a sample of them, in seconds
     python -m deepshard.testing.durability --only power --stage rough --point 117 --variant torn --seed 0
 
