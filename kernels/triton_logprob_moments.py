@@ -15,7 +15,7 @@ Shape suffixes: B rows of a block, T words of a tile, C columns of the hidden wi
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import torch
 import triton
@@ -25,27 +25,38 @@ from torch import Tensor
 from kernels.moment_state import Logits, no_words
 
 _SLICE_WORDS: Final = 8192
-_BLOCK_B: Final = 64
-_BLOCK_T: Final = 128
-_BLOCK_C: Final = 64
 _MERGE_B: Final = 128
+
+
+class Tile(NamedTuple):
+    """Rows, words and columns of one product, and how many of its steps are loaded ahead."""
+
+    rows: int
+    words: int
+    columns: int
+    stages: int
+
+
+def tile_of(*dtypes: torch.dtype) -> Tile:
+    """The tile for these types; products in fp32 take smaller ones, since they run on the general registers."""
+    return Tile(32, 64, 32, 2) if torch.float32 in dtypes or len(set(dtypes)) > 1 else Tile(64, 128, 64, 3)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _partial_kernel(
-    hidden_ptr: Any,
-    head_ptr: Any,
-    targets_ptr: Any,
-    partial_ptr: Any,
-    first_word: Any,
-    first_slice: Any,
-    rows: Any,
-    words: Any,
-    width: Any,
-    hidden_stride: Any,
-    head_stride: Any,
-    before_cap: Any,
-    after_cap: Any,
+    hidden_ptr: tl.tensor,
+    head_ptr: tl.tensor,
+    targets_ptr: tl.tensor,
+    partial_ptr: tl.tensor,
+    first_word: tl.tensor,
+    first_slice: tl.tensor,
+    rows: tl.tensor,
+    words: tl.tensor,
+    width: tl.tensor,
+    hidden_stride: tl.tensor,
+    head_stride: tl.tensor,
+    before_cap: tl.tensor,
+    after_cap: tl.tensor,
     HAS_CAP: tl.constexpr,
     SLICE_WORDS: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -112,7 +123,9 @@ def _partial_kernel(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _merge_kernel(partial_ptr: Any, out_ptr: Any, rows: Any, slices: Any, BLOCK_B: tl.constexpr) -> None:
+def _merge_kernel(
+    partial_ptr: tl.tensor, out_ptr: tl.tensor, rows: tl.tensor, slices: tl.tensor, BLOCK_B: tl.constexpr
+) -> None:
     row_B = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     is_row_B = row_B < rows
     max_B = tl.full([BLOCK_B], float("-inf"), tl.float32)
@@ -159,7 +172,8 @@ def sums_by_triton(hidden_MH: Tensor, shards: tuple[Tensor, ...], targets_M: Ten
     partial = hidden_MH.new_empty((sum(counts), 5, rows), dtype=torch.float32)
     first_word = first_slice = 0
     for shard_KH, count in zip(shards, counts, strict=True):
-        _partial_kernel[(triton.cdiv(rows, _BLOCK_B), count)](
+        tile = tile_of(hidden_MH.dtype, shard_KH.dtype)
+        _partial_kernel[(triton.cdiv(rows, tile.rows), count)](
             hidden_MH,
             shard_KH,
             targets_M,
@@ -175,9 +189,10 @@ def sums_by_triton(hidden_MH: Tensor, shards: tuple[Tensor, ...], targets_M: Ten
             logits.after_cap,
             HAS_CAP=logits.softcap > 0.0,
             SLICE_WORDS=_SLICE_WORDS,
-            BLOCK_B=_BLOCK_B,
-            BLOCK_T=_BLOCK_T,
-            BLOCK_C=_BLOCK_C,
+            BLOCK_B=tile.rows,
+            BLOCK_T=tile.words,
+            BLOCK_C=tile.columns,
+            num_stages=tile.stages,
             INTERPRET=os.environ.get("TRITON_INTERPRET") == "1",
             enable_fp_fusion=False,
         )

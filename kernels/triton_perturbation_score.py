@@ -7,7 +7,7 @@ Under `TRITON_INTERPRET=1` the same code runs on CPU tensors.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import torch
 import triton
@@ -20,7 +20,13 @@ _BLOCK_S: Final = 32
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _sequence_kernel(
-    moments_ptr: Any, rows_ptr: Any, starts_ptr: Any, sums_ptr: Any, rows: Any, sequences: Any, BLOCK_R: tl.constexpr
+    moments_ptr: tl.tensor,
+    rows_ptr: tl.tensor,
+    starts_ptr: tl.tensor,
+    sums_ptr: tl.tensor,
+    rows: tl.tensor,
+    sequences: tl.tensor,
+    BLOCK_R: tl.constexpr,
 ) -> None:
     sequence = tl.program_id(0).to(tl.int64)
     begin = tl.load(starts_ptr + sequence)
@@ -44,7 +50,12 @@ def _sequence_kernel(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _probe_kernel(
-    sums_ptr: Any, starts_ptr: Any, out_ptr: Any, sequences: Any, probes: Any, BLOCK_S: tl.constexpr
+    sums_ptr: tl.tensor,
+    starts_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    sequences: tl.tensor,
+    probes: tl.tensor,
+    BLOCK_S: tl.constexpr,
 ) -> None:
     probe = tl.program_id(0).to(tl.int64)
     text = tl.load(starts_ptr + probe)

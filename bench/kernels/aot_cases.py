@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+import torch
+
 from kernels import triton_logprob_moments as moments
 from kernels import triton_perturbation_score as scores
 from kernels.gpu_sharded_linear import (
@@ -203,6 +205,7 @@ def _codecs(architecture: str) -> Iterator[Case]:
 
 def _moments(architecture: str) -> Iterator[Case]:
     for dtype, has_cap in (("bf16", False), ("bf16", True), ("fp32", False)):
+        tile = moments.tile_of(torch.float32 if dtype == "fp32" else torch.bfloat16)
         yield Case(
             name=f"moments partial {dtype}{', soft-cap' if has_cap else ''}",
             kernel=("kernels.triton_logprob_moments", "_partial_kernel"),
@@ -211,13 +214,13 @@ def _moments(architecture: str) -> Iterator[Case]:
                 "hidden_ptr": f"*{dtype}", "head_ptr": f"*{dtype}", "targets_ptr": "*i64", "partial_ptr": "*fp32",
             },
             constants={
-                "HAS_CAP": has_cap, "SLICE_WORDS": moments._SLICE_WORDS, "BLOCK_B": moments._BLOCK_B,
-                "BLOCK_T": moments._BLOCK_T, "BLOCK_C": moments._BLOCK_C, "INTERPRET": False,
+                "HAS_CAP": has_cap, "SLICE_WORDS": moments._SLICE_WORDS, "BLOCK_B": tile.rows, "BLOCK_T": tile.words,
+                "BLOCK_C": tile.columns, "INTERPRET": False,
             },
             scalars={"before_cap": "fp32", "after_cap": "fp32"},
             divisible=("rows", "words", "width", "hidden_stride", "head_stride"),
             warps=4,
-            stages=3,
+            stages=tile.stages,
             tensor_core=dtype != "fp32",
             wide_share=0.75,
             in_quick=dtype == "bf16" and not has_cap,
