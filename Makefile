@@ -56,8 +56,10 @@ clauses: .venv/.installed ## write protocol-spec/clauses.md again: which vectors
 bench-quick: .venv/.installed ## every bench in its shortest form
 	$(RUN) -m bench.detection --quick
 	$(RUN) -m bench.kernels cpu --quick
+	$(RUN) -m bench.kernels aot --quick
 	$(RUN) -m bench.wire --quick
 	$(RUN) -m bench.consensus --quick
+	$(RUN) -m bench.shards --quick
 
 SECONDS ?= 60
 fuzz: .venv/.installed ## fuzz every decoder for SECONDS each, two at a time (ONLY="packets frames" for some)
