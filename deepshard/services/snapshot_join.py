@@ -120,6 +120,8 @@ class SnapshotJoin:
         self._moved_at: float | None = None
         self._began_at: float | None = None
         self._target: _Target | None = None
+        self._parked: _Target | None = None
+        """What was being fetched when nobody offered it any more, or nobody answered in time."""
         self._offers_asked: Enquiries[None] = Enquiries(numbers, patience_s=OFFERS_PATIENCE_S, per_peer=1)
         self._headers_asked: Enquiries[tuple[object, tuple[int, int]]] = Enquiries(
             numbers, patience_s=PATIENCE_S, per_peer=1
@@ -296,7 +298,7 @@ class SnapshotJoin:
         if target is not None:
             if self._offering(target.height) or self._chunks_asked.open():
                 return
-            self._target = None  # nobody hands it over any more: a newer one has taken its place
+            self._parked, self._target = target, None  # nobody hands it over any more, unless somebody says so again
         assert self._began_at is not None
         offered = [height for heights in self._offers.values() for height in heights]
         able = {height for height in offered if height > self._above and height not in self._bad_heights}
@@ -304,11 +306,17 @@ class SnapshotJoin:
         if not has_waited and any(peer not in self._offers for peer in peers):
             return
         if able:
-            best = max(able, key=lambda height: (height in self._resumable, len(self._offering(height)), height))
-            self._target = _Target(HeaderRoute(self._trusted, best, named=self._named))
+            best = max(able, key=lambda height: (self._is_begun(height), len(self._offering(height)), height))
+            if self._parked is not None and self._parked.height == best:
+                self._target, self._parked = self._parked, None
+            else:
+                self._target = _Target(HeaderRoute(self._trusted, best, named=self._named))
         elif has_waited and target is None:
             lacking = "no peer hands over a state that is far enough ahead"
             self.failure = lacking if self._mismatch is None else str(self._mismatch)
+
+    def _is_begun(self, height: int) -> bool:
+        return height in self._resumable or (self._parked is not None and self._parked.height == height)
 
     def _offering(self, height: int) -> list[bytes]:
         return [peer for peer, heights in self._offers.items() if height in heights]

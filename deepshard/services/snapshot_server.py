@@ -23,7 +23,7 @@ from deepshard.services.view import ChainView
 from deepshard.wire.messages import SnapshotChunk, SnapshotChunkRequest, Snapshots, SnapshotsRequest
 
 _log = structlog.get_logger(__name__)
-LENT_S = 60.0
+LENT_S = 300.0
 """A state is lent for so long after it was last asked for, though newer ones have taken its place."""
 LENT_MAX = 4
 """States lent beyond the newest ones; those asked for last stay."""

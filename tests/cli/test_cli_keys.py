@@ -77,10 +77,10 @@ def test_show_needs_no_passphrase(tmp_path: Path) -> None:
 
 
 def test_a_wrong_passphrase_is_one_line(tmp_path: Path) -> None:
-    stored(tmp_path)
+    path = stored(tmp_path)
     code, out, err = keys(tmp_path, "show", "--check", passphrase="incorrect horse")
     assert (code, out) == (2, "")
-    assert err.startswith(f"deepshard: wrong passphrase for key {format_address(KEY.address)}")
+    assert err.startswith(f"deepshard: {path}: wrong passphrase for key {format_address(KEY.address)}")
     assert err.count("\n") == 1
     assert keys(tmp_path, "show", "--check", passphrase="correct horse")[0] == 0
 

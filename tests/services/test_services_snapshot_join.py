@@ -285,9 +285,9 @@ async def test_a_state_that_is_being_fetched_stays_on_offer_when_newer_ones_have
             return None
 
         async def arrive() -> None:
-            """One chunk in six seconds reaches the joining node, in the order in which they were sent."""
+            """One chunk in three seconds reaches the joining node, in the order in which they were sent."""
             while True:
-                await pass_time(6)
+                await pass_time(3)
                 if under_way:
                     late.port.notify(under_way.pop(0))
 
@@ -296,7 +296,7 @@ async def test_a_state_that_is_being_fetched_stays_on_offer_when_newer_ones_have
         running.connect(late, *nodes)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(arrive)
-            await running.reach(HEIGHT + 100, [late], within_s=600)
+            await running.reach(400, [late], within_s=600)
             nursery.cancel_scope.cancel()
         assert late.store.base == 400
         assert nodes[0].view.height > 500  # 400 wasn't among the newest two any more
