@@ -118,10 +118,13 @@ class NodeProcess:
         raise RuntimeError(f"no {event} from {self.home}: {(self.home / 'log').read_text()[-2000:]}")
 
 
-def prepare(folder: Path, validators: Sequence[SecretKey], accounts: Sequence[SecretKey]) -> list[NodeProcess]:
-    """Homes, keys and the genesis of a network; nothing is started."""
+def prepare(
+    folder: Path, validators: Sequence[SecretKey], accounts: Sequence[SecretKey], *, age_ms: int = 0
+) -> list[NodeProcess]:
+    """Homes, keys and the genesis of a network that began `age_ms` ago; nothing is started."""
     genesis = folder / "genesis.json"
-    genesis.write_text(dump_genesis(genesis_of(validators, accounts, time_ms=time.time_ns() // 1_000_000)))
+    time_ms = time.time_ns() // 1_000_000 - age_ms
+    genesis.write_text(dump_genesis(genesis_of(validators, accounts, time_ms=time_ms)))
     ports = free_ports(2 * len(validators))
     listens = [f"127.0.0.1:{port}" for port in ports[: len(validators)]]
     https = [f"127.0.0.1:{port}" for port in ports[len(validators) :]]

@@ -11,6 +11,7 @@ from statistics import median
 
 from bench.wire.rows import Row
 from deepshard.ledger.genesis import load_genesis
+from deepshard.testing.builders import SMALL_PARAMS
 from deepshard.testing.chain_history import grow_chain
 
 from .network import key_of, onion_of, prepare, running
@@ -21,11 +22,13 @@ def restart_rows(*, blocks: int, runs: int, validators: int = 4) -> list[Row]:
     keys = [key_of("validator", number) for number in range(validators)]
     with tempfile.TemporaryDirectory(prefix="bench-restart-") as name:
         folder = Path(name)
-        nodes = prepare(folder, keys, [])
+        interval_ms = SMALL_PARAMS.block_interval_ms
+        nodes = prepare(folder, keys, [], age_ms=2 * blocks * interval_ms)
         genesis = load_genesis((folder / "genesis.json").read_text())
         first = nodes[0].home
         began = time.monotonic()
-        grow_chain(first, genesis, keys, {key.address: onion_of(key) for key in keys}, height=blocks, interval_ms=1)
+        onions = {key.address: onion_of(key) for key in keys}
+        grow_chain(first, genesis, keys, onions, height=blocks, interval_ms=interval_ms)
         grown_s = time.monotonic() - began
         for node in nodes[1:]:
             for file in first.glob("*.sqlite*"):
