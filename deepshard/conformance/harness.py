@@ -6,7 +6,7 @@ import trio
 
 from deepshard.conformance import expect
 from deepshard.conformance.account import Purse
-from deepshard.conformance.listening import INVITATION_S, Hub
+from deepshard.conformance.listening import Hub
 from deepshard.conformance.opening import Self
 from deepshard.conformance.peer import RawPeer
 from deepshard.conformance.target import Target, connect
@@ -67,7 +67,7 @@ class Harness:
         try:
             host = await self.link()
             await host.say(Peers((str(endpoint),)))
-            with trio.move_on_after(INVITATION_S):
+            with trio.move_on_after(hub.invitation_s):
                 return await listener.accept()
         finally:
             await listener.aclose()

@@ -16,9 +16,10 @@ from deepshard.net.listening import bound_endpoint, open_listeners
 FRESH_S = 3.0
 """A connection that waited longer may have been given up by the target."""
 WAITING_MAX = 8
-INVITATION_S = 4.0
+INVITATION_S = 8.0
+"""How long an invitation is waited for by a target of which it isn't known whether it follows any."""
 REDIAL_S = 25.0
-"""Longest time a target may take to dial again; ours doubles its pause up to 8 s."""
+"""Longest time a target may take to dial, or to dial again; ours doubles its pause up to 8 s."""
 
 
 class Hub:
@@ -28,6 +29,7 @@ class Hub:
         self.endpoint = endpoint
         self.host = endpoint.host
         self.follows_invitations: bool | None = None
+        self._invited: set[int] = set()
         self._send, self._receive = trio.open_memory_channel[tuple[float, trio.SocketStream]](WAITING_MAX)
         self._one_at_a_time = trio.Lock()
 
@@ -63,10 +65,28 @@ class Hub:
                     await trio.aclose_forcefully(stream)
         return None
 
+    @property
+    def invitation_s(self) -> float:
+        """How long to wait for a target that is told an address: one that has followed before may be busy now."""
+        return REDIAL_S if self.follows_invitations else INVITATION_S
+
     async def own_port(self) -> tuple[Endpoint, trio.SocketListener]:
-        """A port of its own on the same host: what to tell the target, and where it then connects."""
-        listener = (await open_listeners(Endpoint(self.host, 0)))[0]
-        return Endpoint(self.host, bound_endpoint(listener).port), listener
+        """A port of its own on the same host: what to tell the target, and where it then connects.
+
+        No port twice in a run: the target may have given up an address, or pause before it dials it again.
+        """
+        refused: list[trio.SocketListener] = []
+        try:
+            while True:
+                listener = (await open_listeners(Endpoint(self.host, 0)))[0]
+                port = bound_endpoint(listener).port
+                if port not in self._invited:
+                    self._invited.add(port)
+                    return Endpoint(self.host, port), listener
+                refused.append(listener)
+        finally:
+            for each in refused:
+                await each.aclose()
 
 
 def hub_for(text: str) -> Hub:
