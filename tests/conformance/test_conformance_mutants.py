@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from deepshard.conformance.verdicts import Outcome, Result
 BROKEN = Path(__file__).parent / "broken"
 STARTER = str(Path(__file__).parent / "broken_node.py")
 TOGETHER = 12
+LISTEN_HOSTS = (f"127.{1 + os.getpid() // 250 % 250}.{1 + os.getpid() % 250}.{1 + run % 250}" for run in count())
+"""A loopback address for each run: a node goes on dialling ports that its run has closed, and another may get one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ async def judge(
 ) -> list[Result]:
     options = Options(
         target=node.listen,
-        listen="127.0.0.1:0" if listens else None,
+        listen=f"{next(LISTEN_HOSTS)}:0" if listens else None,
         genesis=node.genesis,
         account=node.account,
         strict=strict,
