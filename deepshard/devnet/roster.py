@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from deepshard.devnet.plans import (
     Plan,
     read_text,
 )
+from deepshard.errors import LocalError
 from deepshard.identity import SecretKey
 from deepshard.identity.keyfile import write_key_file
 from deepshard.primitives import format_address
@@ -38,6 +39,7 @@ BALANCES: dict[Role, int] = {
 # The least that libsodium accepts: these keys guard nothing, and ten slow derivations would be felt.
 KDF_OPS = 1
 KDF_MEMORY_BYTES = 8192
+_PORTS = range(20_000, 32_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +75,21 @@ class Hosts:
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports free a moment ago. All are held at once while choosing, so that no two are equal."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+    """Loopback ports free a moment ago.
+
+    They lie below those that systems hand out to whoever asks for any (32768 and up on Linux, 49152 elsewhere): nobody
+    else is given one until its node binds it, nor while that node is down. Neighbours from a place by chance, so that
+    two networks that start together hardly ever choose the same.
+    """
+    first = secrets.randbelow(len(_PORTS))
+    found: list[int] = []
+    for port in (*_PORTS[first:], *_PORTS[:first]):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise LocalError(f"of {len(_PORTS)} loopback ports from {_PORTS[0]} on, fewer than {count} are free")
 
 
 def make_roster(
