@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import socket
@@ -20,8 +21,11 @@ def main() -> None:
     _environment(arguments.threads, online=arguments.online)
     _log_to_stderr()
 
+    gc.disable()  # while torch and transformers load, it takes half a second of three to find nothing
     from deepshard.compute.worker import Worker, configure  # noqa: PLC0415  # the environment comes first
 
+    gc.freeze()
+    gc.enable()
     configure(arguments.threads)
     Worker(_connect(arguments.socket), arguments.lease).serve()
 
