@@ -204,6 +204,8 @@ OPEN_PROPOSALS_MAX: Final = 1024
 """Data proposals that are being voted on at a time; each costs every block a look."""
 ROUND_SEGMENTS_MAX: Final = 4096
 """Segments in the frozen batch of one training round."""
+AUDITS_MAX: Final = 64
+"""Shards drawn for an audit in one epoch."""
 UNBONDING_ENTRIES_MAX: Final = 16
 """Withdrawals of one account that wait for their delay."""
 
@@ -223,6 +225,8 @@ MANIFEST_BYTES_MAX: Final = BLOB_BYTES_MAX
 MANIFEST_SHARDS_MAX: Final = 1 << 17
 MANIFEST_FILES_MAX: Final = 64
 SHARD_SLICES_MAX: Final = 4096
+SHARD_CHUNKS_MAX: Final = 65
+"""Chunks that it takes to decode a shard: its own, and those of the versions that its deltas are stacked on."""
 TENSOR_DIMENSIONS_MAX: Final = 8
 WANT_DIGESTS_MAX: Final = 1024
 RANGE_BLOCKS_MAX: Final = 64

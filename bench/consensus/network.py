@@ -15,6 +15,7 @@ from typing import Any, Final
 import psutil
 from nacl.pwhash import argon2id
 
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.devnet.genesis import chunk_path
 from deepshard.devnet.roster import free_ports
 from deepshard.identity import SecretKey, write_key_file
@@ -55,6 +56,8 @@ def genesis_of(validators: Sequence[SecretKey], accounts: Sequence[SecretKey], *
         ),
         manifest=content_digest(b"no model"),
         weights_root=content_digest(b"no weights"),
+        chunks_root=NO_CHUNKS,
+        shard_count=0,
         heldout=(content_digest(PROBES["heldout"]),),
         general=(content_digest(PROBES["general"]),),
         canaries=(content_digest(PROBES["canary"]),),

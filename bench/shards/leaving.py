@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final, NamedTuple
 
+from deepshard.placement import Candidate, place, shard_key
 from deepshard.primitives import tagged_hash
-from deepshard.shards.placement import Candidate, place, shard_key
 from deepshard.shards.repair import plan_repairs
 
 from .table import Row

@@ -212,8 +212,10 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _import_safetensors(path: Path, target: BlobStore, *, as_bf16: bool) -> dict[str, Any]:
+    from deepshard.chunk_tree import chunks_root  # noqa: PLC0415
     from deepshard.compute.sources import open_safetensors  # noqa: PLC0415
     from deepshard.compute.streaming import import_source  # noqa: PLC0415
+    from deepshard.shards.layout import chunk_leaves  # noqa: PLC0415
     from deepshard.shards.rules import manifest_digest  # noqa: PLC0415
 
     source = open_safetensors(path, as_bf16=as_bf16)
@@ -225,6 +227,7 @@ def _import_safetensors(path: Path, target: BlobStore, *, as_bf16: bool) -> dict
     return {
         "manifest": manifest_digest(made.manifest).hex(),
         "weights_root": made.manifest.weights_root.hex(),
+        "chunks_root": chunks_root(chunk_leaves([made.manifest])).hex(),
         "tensors": len(made.manifest.tensors),
         "shards": len(made.manifest.shards),
         "decoded_bytes": made.decoded_bytes,
@@ -252,6 +255,8 @@ def _import_by_worker(source: str, target: BlobStore) -> dict[str, Any]:
     return {
         "manifest": result.manifest.hex(),
         "weights_root": result.weights_root.hex(),
+        "chunks_root": result.chunks_root.hex(),
+        "shards": result.shard_count,
         "parameters": result.parameters,
         "encoded_bytes": result.encoded_bytes,
     }

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from deepshard.chunk_tree import chunks_root
 from deepshard.compute.gguf_source import GgufSource
 from deepshard.compute.jobs import ImportModel, ImportResult, Progress
 from deepshard.compute.model_files import KEPT_FILES
@@ -28,6 +29,7 @@ from deepshard.compute.streaming import import_source
 from deepshard.compute.tiny import make_tiny
 from deepshard.compute.weights import Report, store_model
 from deepshard.errors import UsageError
+from deepshard.shards.layout import chunk_leaves
 from deepshard.shards.manifest import Manifest
 from deepshard.shards.rules import manifest_digest
 
@@ -77,6 +79,8 @@ def _result(manifest: Manifest) -> ImportResult:
     return ImportResult(
         manifest=manifest_digest(manifest),
         weights_root=manifest.weights_root,
+        chunks_root=chunks_root(chunk_leaves([manifest])),
+        shard_count=len(manifest.shards),
         parameters=sum(math.prod(entry.shape) for entry in manifest.tensors),
         encoded_bytes=sum(shard.chunk_bytes for shard in manifest.shards),
     )

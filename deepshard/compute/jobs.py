@@ -31,10 +31,12 @@ class ImportModel(JobRecord, frozen=True, tag="import"):
 
 
 class ImportResult(JobRecord, frozen=True, tag="imported"):
-    """Address of the manifest and root of the decoded weights."""
+    """Address of the manifest, root of the decoded weights, root and number of leaves of the chunk tree."""
 
     manifest: bytes
     weights_root: bytes
+    chunks_root: bytes
+    shard_count: int
     parameters: int
     encoded_bytes: int
 
@@ -58,6 +60,8 @@ class TrainResult(JobRecord, frozen=True, tag="trained"):
 
     manifest: bytes
     weights_root: bytes
+    chunks_root: bytes
+    shard_count: int
     checkpoint_root: bytes
     losses: tuple[float, ...]
     encoded_bytes: int

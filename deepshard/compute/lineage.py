@@ -7,11 +7,12 @@ from typing import Final
 
 from deepshard.compute.store import BlobStore
 from deepshard.errors import LocalError
+from deepshard.limits import SHARD_CHUNKS_MAX
 from deepshard.shards.codec import Buffer, decode_and_verify
 from deepshard.shards.manifest import Manifest
 from deepshard.shards.rules import check_child, decode_manifest, manifest_digest
 
-DELTA_CHAIN_MAX: Final = 64
+DELTA_CHAIN_MAX: Final = SHARD_CHUNKS_MAX - 1
 """Versions that deltas may be stacked before a version is stored whole; reading costs one decode of a shard for
 each."""
 

@@ -23,7 +23,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from deepshard.chunk_tree import chunks_root
 from deepshard.compute.jobs import Progress, Train, TrainResult
+from deepshard.compute.lineage import lineage_of
 from deepshard.compute.models import build_model, head_weight, hidden_states, load_tokenizer, model_directory
 from deepshard.compute.store import BlobStore
 from deepshard.compute.tokens import encode_text
@@ -33,6 +35,7 @@ from deepshard.ledger.params import Recipe
 from deepshard.ledger.rounds import data_order
 from deepshard.merkle import merkle_root
 from deepshard.primitives import content_digest
+from deepshard.shards.layout import chunk_leaves
 from deepshard.shards.rules import manifest_digest
 
 BETAS: Final = (0.9, 0.95)
@@ -83,6 +86,8 @@ def train(job: Train, report: Report) -> TrainResult:
     return TrainResult(
         manifest=manifest_digest(stored),
         weights_root=stored.weights_root,
+        chunks_root=chunks_root(chunk_leaves(lineage_of(stored, BlobStore(job.store)))),
+        shard_count=len(stored.shards),
         checkpoint_root=merkle_root(passes),
         losses=tuple(losses),
         encoded_bytes=encoded_bytes,

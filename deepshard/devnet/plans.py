@@ -162,6 +162,9 @@ def params_for(plan: Plan) -> Params:
         fee_holders_bp=7_000,
         fee_treasury_bp=2_000,
         replication=3,
+        audits_per_epoch=2,
+        audit_blocks=20,
+        audit_slash_bp=10,
     )
 
 

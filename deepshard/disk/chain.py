@@ -21,7 +21,7 @@ from deepshard.disk.input_log import INPUT_LOG_SCHEMA, InputLog
 from deepshard.disk.meta import META_SCHEMA, Meta
 from deepshard.errors import DiskCorruption, LocalError, UsageError
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 SNAPSHOTS_KEPT: Final = 2
 CHAIN_REMEDY: Final = (
     "move the chain's files away (never guard.db), and the node fetches the chain from its peers again"

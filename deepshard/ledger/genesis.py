@@ -20,7 +20,7 @@ from deepshard.ledger.records import (
 )
 from deepshard.ledger.state import Draft, State
 from deepshard.ledger.trie import Trie
-from deepshard.limits import CLOCK_DRIFT_MS_MAX, PROBES_MAX, VALIDATORS_MAX
+from deepshard.limits import AUDITS_MAX, CLOCK_DRIFT_MS_MAX, PROBES_MAX, VALIDATORS_MAX
 from deepshard.primitives import address_of, tagged_hash
 
 
@@ -33,7 +33,10 @@ def load_genesis(text: str) -> Genesis:
     try:
         genesis = msgspec.json.decode(text, type=Genesis, strict=True)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-        raise UsageError(f"the genesis file can't be read: {error}") from None
+        hint = ""
+        if isinstance(error, msgspec.ValidationError) and str(error).startswith("Expected `array`"):
+            hint = " (a file of an earlier version of deepshard, whose networks this one can't join?)"
+        raise UsageError(f"the genesis file can't be read: {error}{hint}") from None
     check_genesis(genesis)
     return genesis
 
@@ -80,6 +83,8 @@ def _check_params(params: Params) -> None:
         (params.jail_blocks >= params.epoch_blocks, "jail_blocks must be at least epoch_blocks"),
         (params.threshold_floor_bp <= params.threshold_ceiling_bp, "threshold_floor_bp is above threshold_ceiling_bp"),
         (params.fee_holders_bp + params.fee_treasury_bp <= 10_000, "fee_holders_bp and fee_treasury_bp exceed 10000"),
+        (params.audits_per_epoch <= AUDITS_MAX, f"audits_per_epoch must be at most {AUDITS_MAX}"),
+        (fits_audits(params), "audit_blocks must be at least 1, and below half of epoch_blocks"),
         (params.replication >= 1, "replication must be at least 1"),
         (params.mint_per_round <= SUPPLY_MAX, f"mint_per_round exceeds {SUPPLY_MAX}"),
         (params.price_base >= 1, "price_base must be at least 1"),
@@ -111,6 +116,12 @@ def punishable_ms(params: Params) -> int:
     return (params.unbonding_blocks - params.epoch_blocks) * params.block_interval_ms - 2 * CLOCK_DRIFT_MS_MAX
 
 
+def fits_audits(params: Params) -> bool:
+    """Whether an audit that opens in the middle of an epoch is closed before the epoch ends."""
+    opened = params.epoch_blocks // 2
+    return params.audits_per_epoch == 0 or opened < opened + params.audit_blocks < params.epoch_blocks
+
+
 def _issued(genesis: Genesis) -> int:
     balances = sum(account.balance for account in genesis.accounts)
     return balances + sum(validator.stake for validator in genesis.validators)
@@ -128,7 +139,7 @@ def genesis_state(genesis: Genesis) -> State:
         keys.SUPPLY: Supply(_issued(genesis), 0, 0, 0),
         keys.PARAMS: genesis.params,
         keys.AGENDA: Agenda((), ()),
-        keys.model_key(0): ModelVersion(0, genesis.manifest, genesis.weights_root, 0, 0),
+        keys.model_key(0): _base_model(genesis),
     }
     active = []
     for validator in genesis.validators:
@@ -146,3 +157,15 @@ def genesis_state(genesis: Genesis) -> State:
         for digest in digests:
             draft.add_to_pool(name, digest)
     return draft.finish()
+
+
+def _base_model(genesis: Genesis) -> ModelVersion:
+    return ModelVersion(
+        version=0,
+        manifest=genesis.manifest,
+        weights_root=genesis.weights_root,
+        chunks_root=genesis.chunks_root,
+        shard_count=genesis.shard_count,
+        height=0,
+        value=0,
+    )

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from deepshard.chunk_tree import ShardCount
 from deepshard.encoding import Record, encode
 from deepshard.primitives import Address, Amount, BasisPoints, Count, Digest, Height, Millinats, PublicKey, tagged_hash
 
@@ -107,6 +108,12 @@ class Params(Record, frozen=True):
     fee_treasury_bp: BasisPoints
     """What is left of a licence fee after holders and treasury is burned."""
     replication: Count
+    audits_per_epoch: Count
+    """Shards that are drawn in each epoch, for their holders to show that they have them; 0: none."""
+    audit_blocks: Count
+    """In so many blocks they have to answer."""
+    audit_slash_bp: BasisPoints
+    """Share of bonded and unbonding stake that a validator loses which answers none of what it is asked in an epoch."""
 
 
 class GenesisValidator(Record, frozen=True):
@@ -135,6 +142,9 @@ class Genesis(Record, frozen=True):
     manifest: Digest
     """Content address of the base model's manifest."""
     weights_root: Digest
+    chunks_root: Digest
+    """Of the tree over what holders of each shard keep (`chunk_tree`), which has `shard_count` leaves."""
+    shard_count: ShardCount
     heldout: tuple[Digest, ...]
     """Content addresses of the held-out probe texts, stored as blobs by every validator."""
     general: tuple[Digest, ...]

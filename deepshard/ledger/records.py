@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from deepshard.chunk_tree import ShardCount
 from deepshard.encoding import Record
 from deepshard.evidence import OffenceKind
 from deepshard.ledger.params import TallyRule
@@ -69,6 +70,8 @@ class ModelVersion(Record, frozen=True):
     version: Count
     manifest: Digest
     weights_root: Digest
+    chunks_root: Digest
+    shard_count: ShardCount
     height: Height
     value: Amount
 
@@ -153,6 +156,8 @@ class TrainerEntry(Record, frozen=True):
     commitment: Digest
     manifest: Digest
     weights_root: Digest
+    chunks_root: Digest
+    shard_count: ShardCount
     checkpoint_root: Digest
     outcome: TrainerOutcome
     reason: OutcomeReason

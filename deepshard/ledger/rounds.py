@@ -81,7 +81,7 @@ def apply_join_round(call: Call, action: JoinRound) -> None:
     # APPLY
     funds.lock(call.draft, call.sender, action.stake)
     unknown = ZERO_DIGEST
-    entry = TrainerEntry(call.sender, action.stake, unknown, unknown, unknown, unknown, "pending", "", 0)
+    entry = TrainerEntry(call.sender, action.stake, unknown, unknown, unknown, unknown, 0, unknown, "pending", "", 0)
     call.draft.put_round(with_entry(round_, entry))
     # RECEIPT
     facts = {"round": round_.number, "stake": action.stake}
@@ -125,6 +125,8 @@ def apply_reveal_weights(call: Call, action: RevealWeights) -> None:
         entry,
         manifest=action.manifest,
         weights_root=action.weights_root,
+        chunks_root=action.chunks_root,
+        shard_count=action.shard_count,
         checkpoint_root=action.checkpoint_root,
     )
     call.draft.put_round(with_entry(round_, revealed))

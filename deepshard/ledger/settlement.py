@@ -147,7 +147,10 @@ def _install(draft: Draft, round_: TrainingRound, verdict: Verdict, total_gain: 
     entry = next(entry for entry in round_.trainers if entry.address == verdict.medoid)
     version = chain.version + 1
     value = min(VALUE_MAX, model.value + total_gain)
-    draft.write(keys.model_key(version), ModelVersion(version, entry.manifest, entry.weights_root, height, value))
+    model = ModelVersion(
+        version, entry.manifest, entry.weights_root, entry.chunks_root, entry.shard_count, height, value
+    )
+    draft.write(keys.model_key(version), model)
     draft.write(keys.CHAIN, replace(chain, version=version))
     return version
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from deepshard.chunk_tree import ShardCount
 from deepshard.encoding import Record, decode, encode
 from deepshard.evidence import Evidence
 from deepshard.identity import SecretKey
@@ -113,11 +114,13 @@ class CommitWeights(Record, frozen=True, tag="commit-weights"):
 
 
 class RevealWeights(Record, frozen=True, tag="reveal-weights"):
-    """Open a committed submission: its manifest, the root of its decoded weights, its checkpoint tree."""
+    """Open a committed submission: its manifest, the root of its decoded weights, its chunk and checkpoint trees."""
 
     round: Count
     manifest: Digest
     weights_root: Digest
+    chunks_root: Digest
+    shard_count: ShardCount
     checkpoint_root: Digest
     salt: Digest
 

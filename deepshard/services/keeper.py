@@ -14,6 +14,7 @@ from deepshard.errors import LocalError, RemoteError
 from deepshard.ledger.records import ModelVersion
 from deepshard.ledger.state import State
 from deepshard.limits import SHARD_GRACE_BLOCKS, VERSIONS_KEPT
+from deepshard.placement import Candidate
 from deepshard.services.attendance import Attendance
 from deepshard.services.duty import attend
 from deepshard.services.placing import Placements, candidates_of
@@ -21,7 +22,6 @@ from deepshard.services.shards import ShardExchange
 from deepshard.services.shards_disk import DiskThreads
 from deepshard.services.view import ChainView
 from deepshard.services.weights import Lineage, WeightsRegistry
-from deepshard.shards.placement import Candidate
 from deepshard.shards.repair import plan_repairs
 
 _log = structlog.get_logger(__name__)

@@ -7,9 +7,10 @@ from typing import Final
 
 from deepshard.ledger.state import State
 from deepshard.ledger.storage import storage_weight
+from deepshard.placement import Candidate, place
 from deepshard.services.shards_disk import DiskThreads
+from deepshard.shards.layout import shard_keys
 from deepshard.shards.manifest import Manifest
-from deepshard.shards.placement import Candidate, place, shard_keys
 
 _REMEMBERED_MAX: Final = 8
 

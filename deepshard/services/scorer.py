@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 import trio
 
+from deepshard.chunk_tree import chunks_root
 from deepshard.compute.client import ComputeClient
 from deepshard.compute.jobs import ModelRef, Profile, ProfileResult, Progress
 from deepshard.disk.chunks import ChunkStore
@@ -18,7 +19,7 @@ from deepshard.services.duty import attend
 from deepshard.services.shards import ShardExchange
 from deepshard.services.view import ChainView
 from deepshard.services.wallet import Wallet
-from deepshard.services.weights import WeightsRegistry
+from deepshard.services.weights import Lineage, WeightsRegistry, WrongManifest
 
 _log = structlog.get_logger(__name__)
 FETCH_TIMEOUT_S = 180.0
@@ -123,6 +124,7 @@ class Scorer:
         try:
             with trio.fail_after(FETCH_TIMEOUT_S):
                 lineage = await self._registry.lineage(entry.manifest, version=None, parent=base.manifest)
+                check_chunk_tree(lineage, entry)
                 report = await self._registry.fetch_all(lineage, timeout_s=FETCH_TIMEOUT_S)
         except (RemoteError, LocalError, trio.TooSlowError) as error:
             _log.warning("scorer.fetch_failed", trainer=entry.address.hex(), error=str(error) or "too slow")
@@ -140,3 +142,18 @@ class Scorer:
 
     def _note(self, progress: Progress) -> None:
         self.progress = progress
+
+
+def check_chunk_tree(lineage: Lineage, entry: TrainerEntry) -> None:
+    """Check that a submission's chunk tree, of which audits will be drawn, is that of its manifests.
+
+    Raises:
+        WrongManifest: it isn't.
+    """
+    leaves = lineage.leaves()
+    made = chunks_root(leaves)
+    if (made, len(leaves)) != (entry.chunks_root, entry.shard_count):
+        raise WrongManifest(
+            f"the trainer revealed the chunk tree {entry.chunks_root.hex()[:16]} of {entry.shard_count} shards, "
+            f"its manifest's is {made.hex()[:16]} of {len(leaves)}"
+        )

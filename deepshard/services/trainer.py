@@ -135,7 +135,15 @@ class Trainer:
             delta_bytes=result.encoded_bytes,
         )
         salt = tagged_hash("weights salt", self._salt_seed, current.number.to_bytes(8, "little"))
-        reveal = RevealWeights(current.number, result.manifest, result.weights_root, result.checkpoint_root, salt)
+        reveal = RevealWeights(
+            round=current.number,
+            manifest=result.manifest,
+            weights_root=result.weights_root,
+            chunks_root=result.chunks_root,
+            shard_count=result.shard_count,
+            checkpoint_root=result.checkpoint_root,
+            salt=salt,
+        )
         self._journal.put(_journal_key(current.number), encode(reveal))
         return reveal
 

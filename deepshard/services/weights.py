@@ -7,11 +7,13 @@ from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from deepshard.chunk_tree import ShardChunks
 from deepshard.errors import RemoteError
 from deepshard.ledger.state import POOLS, State
 from deepshard.net.types import PeerInfo
 from deepshard.primitives import ZERO_DIGEST, content_digest
 from deepshard.services.shards import FetchReport, ShardExchange
+from deepshard.shards.layout import chunk_leaves, shard_lineage
 from deepshard.shards.manifest import Manifest
 from deepshard.shards.rules import check_child, decode_manifest
 
@@ -41,15 +43,16 @@ class Lineage:
         """Every chunk needed to decode the newest version, with its size."""
         return self.chunks_of(range(len(self.newest.shards)))
 
+    def leaves(self) -> tuple[ShardChunks, ...]:
+        """Leaves of the version's chunk tree, from which the ledger draws audits."""
+        return chunk_leaves([manifest for _, manifest in self.manifests])
+
     def chunks_of(self, shards: Iterable[int]) -> dict[bytes, int | None]:
         """Chunks needed to decode some shards: each shard's own and, through deltas, those it rests on."""
         wanted: dict[bytes, int | None] = {}
         for index in shards:
-            for _, manifest in self.manifests:
-                entry = manifest.shards[index]
-                wanted[entry.chunk] = entry.chunk_bytes
-                if entry.base == ZERO_DIGEST:
-                    break
+            entries = shard_lineage([manifest for _, manifest in self.manifests], index)
+            wanted.update({entry.chunk: entry.chunk_bytes for entry in entries})
         return wanted
 
 

@@ -10,9 +10,12 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from deepshard.chunk_tree import ChunkRef, ShardChunks
 from deepshard.limits import CHUNK_DECODED_BYTES_MAX, FILE_PART_BYTES_MAX
+from deepshard.placement import shard_key
+from deepshard.primitives import ZERO_DIGEST
 from deepshard.shards.errors import BadCoverage, WrongShardSize
-from deepshard.shards.manifest import DType, TensorEntry, TensorSlice
+from deepshard.shards.manifest import DType, Manifest, ShardEntry, TensorEntry, TensorSlice
 
 ITEM_BYTES: Final[dict[DType, int]] = {"bf16": 2, "f16": 2, "f32": 4, "i8": 1}
 """Bytes of one element, stored little-endian; the order of the keys is the order of dtypes inside a chunk."""
@@ -89,3 +92,39 @@ def file_part_count(size: int) -> int:
 def split_file(data: bytes) -> list[bytes]:
     """Cut a small file into the blobs that its `FileEntry.parts` address; none for an empty file."""
     return [data[start : start + FILE_PART_BYTES_MAX] for start in range(0, len(data), FILE_PART_BYTES_MAX)]
+
+
+def shard_identity(manifest: Manifest, index: int) -> bytes:
+    """Key of shard number `index` of a checked manifest."""
+    first = manifest.shards[index].slices[0]
+    return shard_key(manifest.tensors[first.tensor].name, first.row_start, first.column_start)
+
+
+def shard_keys(manifest: Manifest) -> list[bytes]:
+    """Keys of all shards of a checked manifest, in their order."""
+    return [shard_identity(manifest, index) for index in range(len(manifest.shards))]
+
+
+def shard_lineage(lineage: Sequence[Manifest], index: int) -> list[ShardEntry]:
+    """The entries it takes to decode shard number `index` of `lineage[0]`: its own, and those its delta rests on.
+
+    `lineage` goes from a checked manifest to its parent and on, as far as deltas reach.
+    """
+    entries: list[ShardEntry] = []
+    for manifest in lineage:
+        entries.append(manifest.shards[index])
+        if manifest.shards[index].base == ZERO_DIGEST:
+            break
+    return entries
+
+
+def chunk_leaves(lineage: Sequence[Manifest]) -> tuple[ShardChunks, ...]:
+    """Leaves of the chunk tree of `lineage[0]`: by shard its key, and all chunks that its holders keep for it."""
+    return tuple(
+        ShardChunks(
+            index,
+            shard_identity(lineage[0], index),
+            tuple(ChunkRef(entry.chunk, entry.chunk_bytes) for entry in shard_lineage(lineage, index)),
+        )
+        for index in range(len(lineage[0].shards))
+    )

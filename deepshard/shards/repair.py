@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from deepshard.shards.placement import Candidate
+from deepshard.placement import Candidate
 
 
 class Fetch(NamedTuple):

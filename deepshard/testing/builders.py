@@ -43,5 +43,8 @@ SMALL_PARAMS = Params(
     fee_holders_bp=6000,
     fee_treasury_bp=2000,
     replication=3,
+    audits_per_epoch=0,
+    audit_blocks=0,
+    audit_slash_bp=0,
 )
 """A network whose phases take a few blocks each and whose epochs are five blocks long."""

@@ -20,7 +20,7 @@ from bench.shards.leaving import (
     ring_with_domains,
     two_operators,
 )
-from deepshard.shards.placement import Candidate, shard_key
+from deepshard.placement import Candidate, shard_key
 
 KEYS = [shard_key("layer", row) for row in range(200)]
 

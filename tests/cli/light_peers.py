@@ -17,6 +17,7 @@ import trio
 from msgspec.structs import replace
 from nacl.pwhash import argon2id
 
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.disk.chain import ChainStore
 from deepshard.identity import SecretKey, write_key_file
 from deepshard.ledger.genesis import dump_genesis, genesis_state
@@ -55,6 +56,8 @@ def make_genesis(validators: Sequence[SecretKey] = VALIDATORS, *, age_ms: int = 
         accounts=(GenesisAccount(ALICE.address, 5000 * TOKEN),),
         manifest=content_digest(b"manifest"),
         weights_root=content_digest(b"weights"),
+        chunks_root=NO_CHUNKS,
+        shard_count=0,
         heldout=(content_digest(b"h"),),
         general=(content_digest(b"g"),),
         canaries=(content_digest(b"c"),),

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 from typer.testing import CliRunner
 
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.cli import trace as command
 from deepshard.cli.trace_export import export_height
 from deepshard.consensus import core
@@ -49,6 +50,8 @@ GENESIS = Genesis(
     accounts=tuple(GenesisAccount(key.address, 1000 * UNITS_PER_TOKEN) for key in IN_ORDER),
     manifest=content_digest(b"manifest"),
     weights_root=content_digest(b"weights"),
+    chunks_root=NO_CHUNKS,
+    shard_count=0,
     heldout=(content_digest(b"h"),),
     general=(content_digest(b"g"),),
     canaries=(content_digest(b"c"),),

@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 from nacl.pwhash import argon2id
 
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.identity import SecretKey, write_key_file
 from deepshard.ledger.genesis import dump_genesis
 from deepshard.ledger.onion import OnionChain
@@ -43,6 +44,8 @@ def solo_genesis() -> Genesis:
         accounts=(GenesisAccount(ACCOUNT.address, 5000 * TOKEN), GenesisAccount(VALIDATOR.address, 500 * TOKEN)),
         manifest=content_digest(b"manifest"),
         weights_root=content_digest(b"weights"),
+        chunks_root=NO_CHUNKS,
+        shard_count=0,
         heldout=(content_digest(TEXTS["heldout"]),),
         general=(content_digest(TEXTS["general"]),),
         canaries=(content_digest(TEXTS["canaries"]),),

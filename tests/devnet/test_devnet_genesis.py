@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from deepshard.chunk_tree import chunks_root
 from deepshard.compute.jobs import ImportModel, ImportResult, Progress
 from deepshard.devnet import genesis as ceremony
 from deepshard.devnet.genesis import (
@@ -25,6 +26,7 @@ from deepshard.ledger.genesis import load_genesis
 from deepshard.ledger.onion import OnionChain
 from deepshard.primitives import UNITS_PER_TOKEN, ZERO_DIGEST, content_digest, tagged_hash
 from deepshard.shards.codec import encode_entry
+from deepshard.shards.layout import chunk_leaves
 from deepshard.shards.manifest import FileEntry, Manifest, TensorEntry, TensorSlice
 from deepshard.shards.rules import weights_root
 
@@ -50,8 +52,15 @@ def small_model(store: Path) -> ImportResult:
         entries.append(entry)
     root = weights_root(tensors, entries)
     files = (FileEntry("config.json", len(CONFIG), (put(store, CONFIG),)),)
-    manifest = encode(Manifest(1, ZERO_DIGEST, root, tensors, tuple(entries), files))
-    return ImportResult(manifest=put(store, manifest), weights_root=root, parameters=8 * SHARDS, encoded_bytes=1)
+    manifest = Manifest(1, ZERO_DIGEST, root, tensors, tuple(entries), files)
+    return ImportResult(
+        manifest=put(store, encode(manifest)),
+        weights_root=root,
+        chunks_root=chunks_root(chunk_leaves([manifest])),
+        shard_count=SHARDS,
+        parameters=8 * SHARDS,
+        encoded_bytes=1,
+    )
 
 
 def blobs(home: Path) -> set[bytes]:

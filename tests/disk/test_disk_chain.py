@@ -250,7 +250,7 @@ def test_another_network_or_version_is_refused(tmp_path: Path, monkeypatch: pyte
     fill(tmp_path)
     with pytest.raises(UsageError, match="genesis"):
         open_store(tmp_path, content_digest(b"other"))
-    monkeypatch.setattr(chain_module, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(chain_module, "SCHEMA_VERSION", 4)
     with pytest.raises(UsageError, match="schema"):
         open_store(tmp_path)
 

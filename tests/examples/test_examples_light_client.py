@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import trio
 
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.devnet.client import NodeClient
 from deepshard.devnet.plans import LICENCE_PRICE_MAX, params_for, plan_for
 from deepshard.devnet.processes import Processes
@@ -119,6 +120,8 @@ def write_genesis(folder: Path, everyone: tuple[Participant, ...], manifest: Man
         accounts=tuple(GenesisAccount(each.key.address, 5000 * UNITS_PER_TOKEN) for each in everyone),
         manifest=content_digest(encode(manifest)),
         weights_root=manifest.weights_root,
+        chunks_root=NO_CHUNKS,
+        shard_count=0,
         heldout=(content_digest(b"h"),),
         general=(content_digest(b"g"),),
         canaries=(content_digest(b"c"),),

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.identity import SecretKey
 from deepshard.ledger import BlockContext, BlockResult, OnionChain, execute_block, genesis_state
 from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator, Params
@@ -66,6 +67,8 @@ def genesis_of(params: Params = PARAMS) -> Genesis:
         accounts=tuple(GenesisAccount(person.address, BALANCE) for person in PEOPLE[:-1]),
         manifest=digest("manifest 0"),
         weights_root=digest("weights 0"),
+        chunks_root=NO_CHUNKS,
+        shard_count=0,
         heldout=tuple(digest(f"heldout {i}") for i in range(3)),
         general=tuple(digest(f"general {i}") for i in range(3)),
         canaries=tuple(digest(f"canary {i}") for i in range(2)),
@@ -163,7 +166,15 @@ class Network:
     def submission(self, trainer: SecretKey) -> RevealWeights:
         number = self.round().number
         name = trainer.address.hex()
-        return RevealWeights(number, digest("manifest" + name), digest("weights" + name), digest("c"), digest("s"))
+        return RevealWeights(
+            round=number,
+            manifest=digest("manifest" + name),
+            weights_root=digest("weights" + name),
+            chunks_root=digest("chunks" + name),
+            shard_count=9,
+            checkpoint_root=digest("c"),
+            salt=digest("s"),
+        )
 
     def commit(self, trainers: list[SecretKey]) -> None:
         number = self.round().number

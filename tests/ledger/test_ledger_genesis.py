@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from ledger_network import BALANCE, CHAIN_ID, PARAMS, TOKEN, TRAINERS, VALIDATORS, genesis_of
 from msgspec.structs import replace
@@ -59,6 +61,12 @@ def test_other_genesis_other_root() -> None:
 def test_unreadable_files_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="can't be read"):
         load_genesis(text)
+
+
+def test_a_file_of_an_earlier_version_is_told_apart() -> None:
+    chain_id, time_ms, params, *rest = json.loads(dump_genesis(GENESIS))
+    with pytest.raises(UsageError, match="earlier version of deepshard"):
+        load_genesis(json.dumps([chain_id, time_ms, params[:-3], *rest[:4], *rest[6:]]))
 
 
 V, A = GENESIS.validators, GENESIS.accounts

@@ -272,7 +272,7 @@ def test_revealing_is_checked() -> None:
 
 @pytest.mark.clause("11.5/2")
 def test_a_copied_commitment_opens_for_nobody_else() -> None:
-    reveal = RevealWeights(1, digest("m"), digest("w"), digest("c"), digest("s"))
+    reveal = RevealWeights(1, digest("m"), digest("w"), digest("t"), 9, digest("c"), digest("s"))
     assert weights_commitment(reveal, ADDRESSES[0]) != weights_commitment(reveal, ADDRESSES[1])
 
 

@@ -28,7 +28,7 @@ def trainer(index: int, behaviour: str, stake: int = 100) -> TrainerEntry:
     commitment = ZERO_DIGEST if behaviour == "uncommitted" else digest("commitment")
     manifest = ZERO_DIGEST if behaviour in {"uncommitted", "unrevealed"} else digest(f"manifest {index}")
     address = bytes([index]) * 20
-    return TrainerEntry(address, stake, commitment, manifest, manifest, manifest, "pending", "", 0)
+    return TrainerEntry(address, stake, commitment, manifest, manifest, manifest, 9, manifest, "pending", "", 0)
 
 
 def verdict_of(

@@ -20,6 +20,7 @@ import psutil
 import pytest
 from nacl.pwhash import argon2id
 
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.devnet.plans import params_for, plan_for
 from deepshard.identity import SecretKey, write_key_file
 from deepshard.ledger.genesis import dump_genesis
@@ -44,6 +45,8 @@ def genesis(chain_id: str = "solo") -> Genesis:
         accounts=(GenesisAccount(KEY.address, 500 * TOKEN),),
         manifest=content_digest(b"manifest"),
         weights_root=content_digest(b"weights"),
+        chunks_root=NO_CHUNKS,
+        shard_count=0,
         heldout=(content_digest(b"h"),),
         general=(content_digest(b"g"),),
         canaries=(content_digest(b"c"),),

@@ -11,6 +11,7 @@ from typing import Any
 import trio
 from msgspec.structs import replace
 
+from deepshard.chunk_tree import chunks_root
 from deepshard.consensus.types import Header
 from deepshard.disk.chunks import ChunkStore
 from deepshard.encoding import encode
@@ -20,6 +21,7 @@ from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator
 from deepshard.ledger.records import ModelVersion
 from deepshard.ledger.state import State
 from deepshard.ledger.transactions import Action, sign_transaction
+from deepshard.placement import place
 from deepshard.primitives import UNITS_PER_TOKEN, ZERO_DIGEST, content_digest
 from deepshard.services.attendance import Attendance
 from deepshard.services.keeper import Keeper
@@ -28,8 +30,8 @@ from deepshard.services.shards import ShardExchange
 from deepshard.services.shards_disk import DiskThreads
 from deepshard.services.view import ChainView
 from deepshard.services.weights import WeightsRegistry
+from deepshard.shards.layout import chunk_leaves, shard_keys
 from deepshard.shards.manifest import Manifest, ShardEntry, TensorEntry, TensorSlice
-from deepshard.shards.placement import place, shard_keys
 from deepshard.shards.rules import manifest_digest, weights_root
 from deepshard.testing.builders import SMALL_PARAMS
 from deepshard.testing.memory_network import MemoryNetwork, MemoryPort
@@ -93,6 +95,8 @@ class Keepers:
             accounts=tuple(GenesisAccount(key.address, stake) for key in self.secrets),
             manifest=manifest_digest(manifest),
             weights_root=manifest.weights_root,
+            chunks_root=chunks_root(chunk_leaves([manifest])),
+            shard_count=SHARDS,
             heldout=(),
             general=(),
             canaries=(),
@@ -157,7 +161,8 @@ class Keepers:
         for scorer in scorers:
             for blob in (encode(manifest), *chunks):
                 scorer.store.put(blob)
-        record = ModelVersion(version, manifest_digest(manifest), manifest.weights_root, 1, 0)
+        tree = chunks_root(chunk_leaves([manifest]))
+        record = ModelVersion(version, manifest_digest(manifest), manifest.weights_root, tree, SHARDS, 1, 0)
         chain = replace(self.state.chain(), version=version)
         self.state = self.state.changed({keys.model_key(version): record, keys.CHAIN: chain})
 

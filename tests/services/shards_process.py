@@ -17,6 +17,7 @@ import structlog
 import trio
 from keeper_network import model
 
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.disk.chunks import ChunkStore
 from deepshard.identity.keys import SecretKey
 from deepshard.ledger import genesis_state, keys
@@ -140,6 +141,8 @@ def _registry(licences: dict[int, int], exchange: Callable[[], ShardExchange]) -
         accounts=(),
         manifest=content_digest(b"of version 0"),
         weights_root=bytes(32),
+        chunks_root=NO_CHUNKS,
+        shard_count=0,
         heldout=(),
         general=(),
         canaries=(),

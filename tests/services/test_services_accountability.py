@@ -11,6 +11,7 @@ import trio
 from msgspec.structs import replace
 
 from deepshard.ballots import PROPOSAL_TAG, VOTE_TAG, Proposal, Vote, VoteKind
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.consensus.events import Equivocation, LockForgotten, ProposalEquivocation
 from deepshard.consensus.validators import ValidatorSet
 from deepshard.disk.journal import Journal
@@ -59,6 +60,8 @@ GENESIS = Genesis(
     accounts=tuple(GenesisAccount(key.address, 10 * TOKEN) for key in VALIDATORS),
     manifest=content_digest(b"manifest"),
     weights_root=content_digest(b"weights"),
+    chunks_root=NO_CHUNKS,
+    shard_count=0,
     heldout=(content_digest(b"h"),),
     general=(content_digest(b"g"),),
     canaries=(content_digest(b"c"),),

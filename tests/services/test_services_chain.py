@@ -16,6 +16,7 @@ import trio.testing
 from msgspec.structs import replace
 
 from deepshard.ballots import Proposal, Vote, VoteKind
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.consensus.types import Block
 from deepshard.disk.journal import Journal
 from deepshard.encoding import decode, encode
@@ -67,6 +68,8 @@ GENESIS = Genesis(
     ),
     manifest=content_digest(b"manifest"),
     weights_root=content_digest(b"weights"),
+    chunks_root=NO_CHUNKS,
+    shard_count=0,
     heldout=(content_digest(b"h"),),
     general=(content_digest(b"g"),),
     canaries=(content_digest(b"c"),),

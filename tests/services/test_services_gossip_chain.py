@@ -15,6 +15,7 @@ import trio.testing
 from memory_folder import memory_folder  # noqa: F401  # a fixture
 
 from deepshard.ballots import VOTE_TAG, Proposal, Vote, VoteKind
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.consensus.types import CommitCertificate, LockProof
 from deepshard.consensus.validators import proposer
 from deepshard.encoding import decode, encode
@@ -59,6 +60,8 @@ async def validators(count: int, folder: Path) -> AsyncIterator[tuple[ChainClust
         accounts=(GenesisAccount(ALICE.address, 1000 * TOKEN),),
         manifest=content_digest(b"manifest"),
         weights_root=content_digest(b"weights"),
+        chunks_root=NO_CHUNKS,
+        shard_count=0,
         heldout=(content_digest(b"h"),),
         general=(content_digest(b"g"),),
         canaries=(content_digest(b"c"),),

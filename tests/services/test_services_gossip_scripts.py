@@ -12,6 +12,7 @@ import trio.testing
 from memory_folder import memory_folder  # noqa: F401  # a fixture
 
 from deepshard.ballots import Vote, VoteKind
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.encoding import encode
 from deepshard.errors import MalformedMessage
 from deepshard.gossip.script_steps import Absent, Alive, AtMost, Closed, Expect, Script, Send, Template
@@ -39,6 +40,8 @@ GENESIS = Genesis(
     accounts=(GenesisAccount(ALICE.address, 1000 * TOKEN),),
     manifest=content_digest(b"manifest"),
     weights_root=content_digest(b"weights"),
+    chunks_root=NO_CHUNKS,
+    shard_count=0,
     heldout=(content_digest(b"h"),),
     general=(content_digest(b"g"),),
     canaries=(content_digest(b"c"),),

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from deepshard.ballots import PROPOSAL_TAG, VOTE_TAG, Proposal, Vote, VoteKind
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.consensus import core
 from deepshard.consensus.certificates import InvalidLockProof
 from deepshard.consensus.events import LockProofReceived, ProposalReceived, StartHeight
@@ -46,6 +47,8 @@ GENESIS = Genesis(
     accounts=(),
     manifest=bytes(32),
     weights_root=bytes(32),
+    chunks_root=NO_CHUNKS,
+    shard_count=0,
     heldout=(),
     general=(),
     canaries=(),

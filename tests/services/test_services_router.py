@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.disk.journal import Journal
 from deepshard.identity import SecretKey
 from deepshard.ledger.params import Genesis, GenesisValidator
@@ -38,6 +39,8 @@ GENESIS = Genesis(
     accounts=(),
     manifest=bytes(32),
     weights_root=bytes(32),
+    chunks_root=NO_CHUNKS,
+    shard_count=0,
     heldout=(),
     general=(),
     canaries=(),

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepshard.placement import Candidate, holders, log2_fixed, place, shard_key
 from deepshard.primitives import ZERO_DIGEST, tagged_hash
+from deepshard.shards.layout import shard_identity, shard_keys
 from deepshard.shards.manifest import Manifest, ShardEntry, TensorEntry, TensorSlice
-from deepshard.shards.placement import Candidate, holders, log2_fixed, place, shard_identity, shard_key, shard_keys
 
 _Listed = list[Candidate]
 KEYS = [shard_key("layer", row) for row in range(400)]

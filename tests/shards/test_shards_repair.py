@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepshard.placement import Candidate, place, shard_key
 from deepshard.primitives import tagged_hash
-from deepshard.shards.placement import Candidate, place, shard_key
 from deepshard.shards.repair import RepairPlan, failures_to_lose, plan_repairs
 
 

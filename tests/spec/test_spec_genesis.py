@@ -28,6 +28,8 @@ GENESIS = Genesis(
     accounts=(GenesisAccount(b"a" * 20, 5), GenesisAccount(b"b" * 20, 2**40)),
     manifest=b"m" * 32,
     weights_root=b"w" * 32,
+    chunks_root=b"t" * 32,
+    shard_count=300,
     heldout=(b"h" * 32, b"i" * 32, b"h" * 32),
     general=(b"g" * 32,),
     canaries=(b"c" * 32,),
@@ -47,7 +49,7 @@ def pack(value: object) -> bytes:
 def read(text: str) -> list[Any]:
     """The file's lists; which of the texts are bytes is known from their places."""
     chain_id, time_ms, params, validators, accounts, *rest = json.loads(text)
-    manifest, root, *pools = rest
+    manifest, root, chunks_root, shard_count, *pools = rest
     raw = base64.b64decode
     return [
         chain_id,
@@ -57,6 +59,8 @@ def read(text: str) -> list[Any]:
         [[raw(address), balance] for address, balance in accounts],
         raw(manifest),
         raw(root),
+        raw(chunks_root),
+        shard_count,
         *[[raw(digest) for digest in pool] for pool in pools],
     ]
 
@@ -71,7 +75,7 @@ def pool_entries(name: bytes, digests: list[bytes]) -> dict[bytes, bytes]:
 @pytest.mark.clause("10.7/1", "10.7/2", "10.7/5", "10.7/6", "11.8/1", "11.8/5")
 def test_genesis_follows_from_its_file() -> None:
     values = read(dump_genesis(GENESIS))
-    _, _, params, validators, accounts, manifest, root, heldout, general, canaries = values
+    _, _, params, validators, accounts, manifest, root, tree, shards, heldout, general, canaries = values
     genesis_hash = tagged("genesis", pack(values))
     assert genesis_hash == GENESIS.hash()
 
@@ -82,7 +86,7 @@ def test_genesis_follows_from_its_file() -> None:
         b"supply": pack([issued, 0, 0, 0]),
         b"params": pack(params),
         b"agenda": pack([[], []]),
-        b"model/" + bytes(8): pack([0, manifest, root, 0, 0]),
+        b"model/" + bytes(8): pack([0, manifest, root, tree, shards, 0, 0]),
         b"active": pack([[[address, key, stake] for address, key, stake, _ in by_address]]),
     }
     entries[b"epoch/" + bytes(8)] = entries[b"active"]

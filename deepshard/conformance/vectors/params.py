@@ -60,4 +60,7 @@ PARAMS: Final = Params(
     fee_holders_bp=6000,
     fee_treasury_bp=2000,
     replication=3,
+    audits_per_epoch=0,
+    audit_blocks=0,
+    audit_slash_bp=0,
 )

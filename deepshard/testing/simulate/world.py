@@ -9,6 +9,7 @@ from typing import Final
 
 import trio
 
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.consensus import core
 from deepshard.consensus.types import Step
 from deepshard.errors import RemoteError
@@ -69,6 +70,8 @@ def genesis_of(plan: Plan) -> Genesis:
         accounts=tuple(GenesisAccount(_key(n).address, 1000 * UNITS_PER_TOKEN) for n in in_order),
         manifest=content_digest(b"manifest"),
         weights_root=content_digest(b"weights"),
+        chunks_root=NO_CHUNKS,
+        shard_count=0,
         heldout=(content_digest(b"h"),),
         general=(content_digest(b"g"),),
         canaries=(content_digest(b"c"),),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepshard.conformance.vectors.check import Fields
 from deepshard.conformance.vectors.document import Json, unspell
-from deepshard.shards.placement import Candidate, holders, log2_fixed, shard_key
+from deepshard.placement import Candidate, holders, log2_fixed, shard_key
 
 
 def check(case: Fields) -> Json:

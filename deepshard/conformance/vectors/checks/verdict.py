@@ -35,7 +35,7 @@ def _trainer(listed: Json) -> TrainerEntry:
     commitment = tagged_hash("any") if listed["committed"] else ZERO_DIGEST
     manifest = tagged_hash("any") if listed["revealed"] else ZERO_DIGEST
     stake, address = int(listed["stake"]), unspell(listed["address"])
-    return TrainerEntry(address, stake, commitment, manifest, manifest, manifest, "pending", "", 0)
+    return TrainerEntry(address, stake, commitment, manifest, manifest, manifest, 9, manifest, "pending", "", 0)
 
 
 def _submission(address: bytes, listed: Any) -> SubmissionReport:  # noqa: ANN401

@@ -60,7 +60,15 @@ def _entries(given: Genesis) -> list[tuple[bytes, bytes]]:
         b"supply": [issued, 0, 0, 0],
         b"params": _values(given.params),
         b"agenda": [[], []],
-        b"model/" + bytes(8): [0, given.manifest, given.weights_root, 0, 0],
+        b"model/" + bytes(8): [
+            0,
+            given.manifest,
+            given.weights_root,
+            given.chunks_root,
+            given.shard_count,
+            0,
+            0,
+        ],
         b"active": [active],
         b"epoch/" + bytes(8): [active],
     }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
+from deepshard.chunk_tree import NO_CHUNKS
 from deepshard.conformance.vectors.document import Json, accept, digest_of, key_of, plain, refuse
 from deepshard.conformance.vectors.generate.merkle import root_of as list_root
 from deepshard.conformance.vectors.generate.proofs import root_of as state_root
@@ -48,6 +49,8 @@ def genesis() -> Genesis:
         accounts=tuple(GenesisAccount(key.address, BALANCE) for key in _PEOPLE),
         manifest=digest_of("manifest 0"),
         weights_root=digest_of("weights 0"),
+        chunks_root=NO_CHUNKS,
+        shard_count=0,
         heldout=(digest_of("heldout 0"), digest_of("heldout 1")),
         general=(digest_of("general 0"),),
         canaries=(digest_of("canary 0"),),

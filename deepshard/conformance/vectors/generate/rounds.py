@@ -113,7 +113,15 @@ def _after_a_block(state: State) -> State:
 
 def _submission(key: SecretKey) -> RevealWeights:
     name = key.address.hex()
-    return RevealWeights(1, digest_of(f"manifest {name}"), digest_of(f"weights {name}"), digest_of("c"), digest_of("s"))
+    return RevealWeights(
+        round=1,
+        manifest=digest_of(f"manifest {name}"),
+        weights_root=digest_of(f"weights {name}"),
+        chunks_root=digest_of(f"chunks {name}"),
+        shard_count=9,
+        checkpoint_root=digest_of("c"),
+        salt=digest_of("s"),
+    )
 
 
 def _commitment(key: SecretKey) -> CommitWeights:

@@ -5,7 +5,7 @@ import { addressOf } from './ed25519.js';
 import { malformed, UsageError } from './errors.js';
 import * as limits from './limits.js';
 import { encode, enumeration, list, record, text } from './msgpack.js';
-import { address, amount, basisPoints, count, digest, height, millinats, publicKey } from './types.js';
+import { address, amount, basisPoints, count, digest, height, millinats, publicKey, shardCount } from './types.js';
 import { checkValidators } from './validators.js';
 
 const fields = (type, ...names) => Object.fromEntries(names.map((name) => [name, type]));
@@ -56,7 +56,8 @@ const Params = record('Params', {
   priceBase: amount,
   ...fields(count, 'priceKappaNano', 'licenceEpochs'),
   ...fields(basisPoints, 'feeHoldersBp', 'feeTreasuryBp'),
-  replication: count,
+  ...fields(count, 'replication', 'auditsPerEpoch', 'auditBlocks'),
+  auditSlashBp: basisPoints,
 });
 const GenesisValidator = record('GenesisValidator', { publicKey, stake: amount, onionTip: digest });
 const GenesisAccount = record('GenesisAccount', { address, balance: amount });
@@ -68,6 +69,8 @@ export const Genesis = record('Genesis', {
   accounts: list(GenesisAccount),
   manifest: digest,
   weightsRoot: digest,
+  chunksRoot: digest,
+  shardCount,
   ...fields(list(digest), 'heldout', 'general', 'canaries'),
 });
 

@@ -2,7 +2,7 @@
 
 import { LocalError } from './errors.js';
 import { decode, record } from './msgpack.js';
-import { amount, count, digest, height, publicKey } from './types.js';
+import { amount, count, digest, height, publicKey, shardCount } from './types.js';
 
 const RECORD_BYTES_MAX = 64 * 1024;
 const MODEL_ATTEMPTS = 3;
@@ -12,6 +12,8 @@ const ModelVersion = record('ModelVersion', {
   version: count,
   manifest: digest,
   weightsRoot: digest,
+  chunksRoot: digest,
+  shardCount,
   height,
   value: amount,
 });

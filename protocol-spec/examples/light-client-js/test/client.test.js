@@ -134,24 +134,29 @@ const GENESIS = {
     feeHoldersBp: 1,
     feeTreasuryBp: 1,
     replication: 1,
+    auditsPerEpoch: 0,
+    auditBlocks: 0,
+    auditSlashBp: 0,
   },
   validators: KEYS.map((key) => ({ publicKey: key.public, stake: 10n, onionTip: Buffer.alloc(32) })),
   accounts: [],
   manifest: noise(32),
   weightsRoot: noise(32),
+  chunksRoot: noise(32),
+  shardCount: 1,
   heldout: [],
   general: [],
   canaries: [],
 };
 
 function stateOf({ manifest, root }) {
-  const model = { version: 3, manifest: contentAddress(manifest), weightsRoot: root, height: 2n, value: 1n };
+  const model = { version: 3, manifest: contentAddress(manifest), weightsRoot: root, chunksRoot: noise(32), shardCount: 1, height: 2n, value: 1n };
   const licence = { buyer: OURS.public, firstVersion: 0, lastVersion: 3, price: 5n, height: 1n };
   return new Trie([
     ['chain', encode([6n, noise(32), 0, 3, 0], tuple(height, digest, count, count, count))],
     [
       'model/\0\0\0\0\0\0\0\u0003',
-      encode(model, record('', { version: count, manifest: digest, weightsRoot: digest, height, value: amount })),
+      encode(model, record('', { version: count, manifest: digest, weightsRoot: digest, chunksRoot: digest, shardCount: count, height, value: amount })),
     ],
     [
       `licence/${addressOf(OURS.public).toString('latin1')}`,

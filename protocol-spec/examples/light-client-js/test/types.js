@@ -148,7 +148,15 @@ const actions = {
   },
   'join-round': { round: count, stake: amount },
   'commit-weights': { round: count, commitment: digest },
-  'reveal-weights': { round: count, manifest: digest, weightsRoot: digest, checkpointRoot: digest, salt: digest },
+  'reveal-weights': {
+    round: count,
+    manifest: digest,
+    weightsRoot: digest,
+    chunksRoot: digest,
+    shardCount: types.shardCount,
+    checkpointRoot: digest,
+    salt: digest,
+  },
   'report-scores': reportScores,
   'buy-licence': { version: count, priceMax: amount },
 };

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from deepshard.primitives import tagged_hash
-from deepshard.shards.manifest import Manifest
 
 _FRACTION_BITS: Final = 32
 _QUOTIENT_BITS: Final = 64
@@ -40,17 +39,6 @@ def shard_key(tensor_name: str, row_start: int, column_start: int = 0) -> bytes:
     """Identity of the shard that begins at a row and column of a tensor, the same in every version of one layout."""
     start = [row_start, column_start] if column_start else [row_start]
     return tagged_hash("shard position", tensor_name.encode(), *(number.to_bytes(8, "little") for number in start))
-
-
-def shard_identity(manifest: Manifest, index: int) -> bytes:
-    """Key of shard number `index` of a checked manifest."""
-    first = manifest.shards[index].slices[0]
-    return shard_key(manifest.tensors[first.tensor].name, first.row_start, first.column_start)
-
-
-def shard_keys(manifest: Manifest) -> list[bytes]:
-    """Keys of all shards of a checked manifest, in their order."""
-    return [shard_identity(manifest, index) for index in range(len(manifest.shards))]
 
 
 def holders(key: bytes, candidates: Sequence[Candidate], replication: int) -> tuple[bytes, ...]:
