@@ -6,6 +6,9 @@ WHEELS ?= $(firstword $(wildcard wheels /opt/wheels))
 BIN := .venv/bin
 RUN := OMP_NUM_THREADS=2 $(BIN)/python
 
+# Test processes at a time: many tests wait for processes that they started, so one more than CI has cores.
+JOBS ?= 3
+
 LIGHT_CLIENT := protocol-spec/examples/light-client-js
 
 .PHONY: devnet test test-js check format vectors clauses bench-quick fuzz clean help
@@ -28,8 +31,8 @@ help: ## this list
 devnet: .venv/.installed $(if $(filter smollm2,$(MODEL)),.venv/.smollm2) ## a private network of real processes lives one epoch (MODEL=tiny|smollm2|DIR|owner/name, KEEP=1)
 	$(BIN)/python -m deepshard.devnet --model $(MODEL) $(if $(KEEP),--keep) $(DEVNET_FLAGS)
 
-test: .venv/.installed check test-js ## make check, then every test, with networks of real processes on the tiny model
-	$(RUN) -m pytest -q --durations=10
+test: .venv/.installed check test-js ## make check, then every test, with networks of real processes on the tiny model (JOBS=3 at a time)
+	OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest -q -n $(JOBS) --dist loadscope --no-loadscope-reorder --durations=20
 
 test-js: ## the JavaScript light client's own tests, where Node.js is here
 	@if node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' 2>/dev/null \

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from importlib import import_module
 
-from . import aot, cpu, gpu
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"cpu": cpu.main, "aot": aot.main, "gpu": gpu.main}
-"""Each takes the arguments after its name and returns the exit code."""
+COMMANDS = ("cpu", "aot", "gpu")
+"""Modules; the `main` of each takes the arguments after its name and returns the exit code. They load torch."""
 
 
 def main() -> int:
@@ -16,7 +14,7 @@ def main() -> int:
     if command not in COMMANDS:
         print(f"usage: python -m bench.kernels {{{','.join(COMMANDS)}}} ...", file=sys.stderr)
         return 2
-    return COMMANDS[command](arguments)
+    return int(import_module(f"bench.kernels.{command}").main(arguments))
 
 
 if __name__ == "__main__":

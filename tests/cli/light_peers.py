@@ -38,7 +38,7 @@ VALIDATORS = [SecretKey(content_digest(b"light validator %d" % number)) for numb
 ALICE = SecretKey(content_digest(b"alice"))
 ONIONS = {key.address: OnionChain(tagged_hash("onion seed", key.seed)) for key in VALIDATORS}
 PARAMS = replace(SMALL_PARAMS, trusting_period_ms=7 * 24 * 3600 * 1000, unbonding_blocks=70_000_000)
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 # The node's own command; it asks no worker for anything here, and one that loads torch costs five seconds of a core.
 NODE = (
     "from deepshard.compute.client import ComputeClient; from deepshard.node.__main__ import app; "

@@ -26,7 +26,7 @@ def weights(home: Path, *arguments: str) -> tuple[int, str, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
         env={"PATH": os.environ["PATH"], "HOME": str(home), "DEEPSHARD_HOME": str(home)},
     )
     return done.returncode, done.stdout, done.stderr

@@ -29,7 +29,7 @@ from deepshard.testing.chain_history import grow_chain
 VALIDATOR = SecretKey(expand(b"validator", "conformance test", 32))
 ACCOUNT = SecretKey(expand(b"account", "conformance test", 32))
 TEXTS = {name: f"A probe text of the pool {name}. ".encode() * 20_000 for name in ("heldout", "general", "canaries")}
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def solo_genesis() -> Genesis:

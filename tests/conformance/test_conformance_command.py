@@ -21,7 +21,7 @@ USAGE = 2
 
 
 async def run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    with trio.fail_after(60):
+    with trio.fail_after(120):
         return await trio.run_process(
             [sys.executable, "-m", *arguments], capture_stdout=True, capture_stderr=True, check=False
         )

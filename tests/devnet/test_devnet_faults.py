@@ -121,7 +121,7 @@ async def test_a_fault_whose_phase_never_comes_is_given_up_and_told(tmp_path: Pa
         report=Report(),
     )
     injector = Injector(stage)
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(injector.run, Fault("kill", "validator-2", "joining", 5))
             await trio.testing.wait_all_tasks_blocked()

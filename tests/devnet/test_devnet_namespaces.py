@@ -48,12 +48,12 @@ async def main():
     async with open_processes() as processes:
         command = [sys.executable, "-c", ECHO, one.host, one.api_host]
         island = processes.start("one", command, role="test", log_path=Path(sys.argv[1]), namespace=one.handle)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while "ready" not in Path(sys.argv[1]).read_text():
                 await trio.lowlevel.checkpoint()
         facts["island"] = Path(f"/proc/{island.pid}/ns/net").stat().st_ino
-        watch = socket.create_connection((one.api_host, 7), 20)
-        with socket.create_connection((one.host, 7), 20) as link:
+        watch = socket.create_connection((one.api_host, 7), 60)
+        with socket.create_connection((one.host, 7), 60) as link:
             link.sendall(b"before")
             facts["before"] = [link.recv(100).decode(), watch.recv(100).decode()]
             await network.cut("one")
@@ -65,7 +65,7 @@ async def main():
                 facts["during"] = "silence"
             facts["other island"] = reachable(two.host)
             await network.mend("one")
-            link.settimeout(20)
+            link.settimeout(60)
             facts["after"] = [link.recv(100).decode(), watch.recv(100).decode()]
         facts["entered"] = os.readlink("/proc/self/ns/net")
         facts["command"] = network.enter_command

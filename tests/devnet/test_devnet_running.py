@@ -91,7 +91,7 @@ async def failing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
         stage.processes.start("validator-1", command, role="validator", log_path=home / "node.log")
         if "pause" in code:
             raise StepFailed("nothing moved", "validator-1")
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await trio.sleep_forever()
 
     monkeypatch.setattr(running, "launch", launch)

@@ -34,7 +34,7 @@ from deepshard.shards.manifest import Manifest, TensorEntry, TensorSlice
 from deepshard.shards.rules import weights_root
 
 FOLDER = Path(__file__).parents[2] / "protocol-spec/examples/light-client-js"
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 HEIGHT_MIN = 4
 """From where on there is something to skip."""
 TENSORS = (

@@ -40,7 +40,7 @@ def public(number: int) -> bytes:
 
 @asynccontextmanager
 async def running(network: Network) -> AsyncIterator[Network]:
-    with trio.fail_after(15):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(network.run)
             yield network

@@ -31,7 +31,7 @@ from deepshard.primitives import UNITS_PER_TOKEN, content_digest, format_address
 TOKEN = UNITS_PER_TOKEN
 KEY = SecretKey(content_digest(b"the only validator"))
 OTHER = SecretKey(content_digest(b"somebody else"))
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def genesis(chain_id: str = "solo") -> Genesis:

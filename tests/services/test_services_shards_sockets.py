@@ -40,7 +40,7 @@ async def _node(root: Path, number: int, *dial: str) -> AsyncIterator[tuple[Netw
         async for event in network.events:
             await exchange.mailbox.put(event)
 
-    with trio.fail_after(15):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(network.run)
             nursery.start_soon(route)

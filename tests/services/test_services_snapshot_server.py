@@ -33,7 +33,7 @@ __all__ = ["folder"]
 async def answer(port: MemoryPort, peer: bytes, question: Message) -> Message:
     """What the peer answers to a question about snapshots."""
     await port.send(peer, question)
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async for event in port.events:
             if isinstance(event, Received) and isinstance(event.message, Snapshots | SnapshotChunk):
                 return event.message
