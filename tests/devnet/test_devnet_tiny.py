@@ -124,8 +124,8 @@ def outcomes(report: Report) -> dict[str, str]:
     return {each.name: each.outcome for each in report.trainers}
 
 
-def test_one_dishonest_trainer_is_slashed_and_the_model_learns(tmp_path: Path, cache: Path) -> None:
-    report = run(tmp_path / "net", cache)
+def test_one_dishonest_trainer_is_slashed_and_the_model_learns(kept: Kept) -> None:
+    report = kept.report
     assert outcomes(report) == {
         "trainer-1": "accepted",
         "trainer-2": "accepted",
@@ -136,8 +136,7 @@ def test_one_dishonest_trainer_is_slashed_and_the_model_learns(tmp_path: Path, c
     assert report.logprob_before is not None
     assert report.logprob_after is not None
     assert report.logprob_after > report.logprob_before
-    assert len(report.processes) == 10
-    assert {each.exit_code for each in report.processes} == {0}
+    assert len({each.name for each in report.processes}) == 10
     rewards = [each.amount for each in report.trainers if each.honest]
     assert min(rewards) > 0
     # Paid: the round's mint less the informants' part, and the slashed stake, and nothing else.
@@ -152,7 +151,6 @@ def test_a_network_with_faults_goes_on_after_its_epoch(kept: Kept) -> None:
     assert kept.status["height"] > report.agreement_height
     assert [peer["roles"] for peer in kept.status["peers"]].count(["validator"]) == 3
     assert report.round_outcome == "accepted"
-    assert sorted(outcomes(report).values()) == ["accepted", "accepted", "accepted", "slashed"]
     assert {each.after - each.before for each in report.bonds.values()} == {0}
     assert report.equivocations == []
     assert set(report.scored_by.values()) == {"deepshard::perturbation_score (cpu, packed)"}
@@ -199,6 +197,9 @@ def test_without_a_dishonest_trainer_nobody_is_slashed(tmp_path: Path, cache: Pa
     report = run(tmp_path / "net", cache, "--dishonest", "0")
     assert set(outcomes(report).values()) == {"accepted"}
     assert len(outcomes(report)) == 4
+    assert len(report.processes) == 10
+    assert {each.exit_code for each in report.processes} == {0}
+    assert report.weights_root_before != report.weights_root_after == report.download.weights_root
 
 
 def test_two_different_dishonest_trainers_are_never_accepted(tmp_path: Path, cache: Path) -> None:
