@@ -135,9 +135,9 @@ class ContentHasher:
         return content_address(self._size, self.leaves)
 
 
-def expand(seed: bytes, tag: str, length: int) -> bytes:
-    """Derive `length` pseudorandom bytes from `seed` under `tag` (BLAKE3 in extendable-output mode)."""
-    return blake3(seed, derive_key_context=_CONTEXT + tag).digest(length=length)
+def expand(seed: bytes, tag: str, length: int, *, start: int = 0) -> bytes:
+    """Derive pseudorandom bytes from `seed` under `tag`, `length` from `start` on (BLAKE3's extendable output)."""
+    return blake3(seed, derive_key_context=_CONTEXT + tag).digest(length=length, seek=start)
 
 
 def address_of(public_key: bytes) -> bytes:

@@ -38,6 +38,15 @@ def in_lanes(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Resu
     return [future.result() for future in futures]
 
 
+def background_lane(name: str) -> ThreadPoolExecutor:
+    """An executor of one thread that has one thread for its operations, so that it takes a core from others at most."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(1, name, initializer=_enter_lane)
+    pool.submit(threading.get_ident).result()
+    torch.set_num_threads(threads)  # as in `_pool`
+    return pool
+
+
 def _pool(lanes: int) -> ThreadPoolExecutor:
     with _making:
         if lanes not in _pools:

@@ -16,7 +16,6 @@ rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import torch
@@ -25,8 +24,8 @@ from torch import Tensor
 from kernels.cpu_lanes import in_lanes
 from kernels.moment_state import Logits, merge_sums, no_words
 
-_BLOCK_ROWS: Final = 1024
-_TILE_WORDS: Final = 512
+BLOCK_ROWS: Final = 1024
+TILE_WORDS: Final = 512
 _CHUNK_ROWS: Final = 256
 """Rows of a product that are reduced at once, so that the passes find them in the cache; products want more rows."""
 _ROW_MULTIPLE: Final = 16
@@ -45,7 +44,7 @@ def sums_on_cpu(hidden_MH: Tensor, shards: tuple[Tensor, ...], targets_M: Tensor
     sums_5M = hidden_MH.new_empty((5, rows), dtype=torch.float64)
     lanes = max(1, torch.get_num_threads())
     even = -(-rows // lanes)
-    size = min(_BLOCK_ROWS, even + -even % _ROW_MULTIPLE)
+    size = min(BLOCK_ROWS, even + -even % _ROW_MULTIPLE)
 
     def fill(start: int) -> None:
         part = slice(start, min(start + size, rows))
@@ -56,50 +55,86 @@ def sums_on_cpu(hidden_MH: Tensor, shards: tuple[Tensor, ...], targets_M: Tensor
 
 
 def _block(hidden_MH: Tensor, shards: tuple[Tensor, ...], targets_M: Tensor, logits: Logits) -> Tensor:
-    rows, width = hidden_MH.shape
-    size = rows + -rows % _ROW_MULTIPLE
-    hidden_BH = hidden_MH.new_zeros((size, width), dtype=torch.float32)
-    hidden_BH[:rows] = hidden_MH
-    if logits.before_cap != 1.0:
-        hidden_BH *= logits.before_cap
-    panels = [hidden_BH[:, start : start + _PANEL_COLUMNS] for start in range(0, max(width, 1), _PANEL_COLUMNS)]
-    tiles = [(first, tile_TH) for first, tile_TH in _tiles(shards)]
-    table_SNB = hidden_BH.new_empty((4, len(tiles), size))
-    target_B = hidden_BH.new_full((size,), -torch.inf)
-    order_M = targets_M.argsort(stable=True)
-    edges = torch.tensor([first for first, _ in tiles] + [sum(len(shard_KH) for shard_KH in shards)])
-    places = torch.searchsorted(targets_M[order_M], edges).tolist()
-    head_tile = hidden_BH.new_empty(_TILE_WORDS * width)
-    buffers = _Buffers(size)
-    for number, (first, stored_TH) in enumerate(tiles):
-        z_BT, chunks = buffers.of(max(len(stored_TH), _WORD_MULTIPLE))
-        _product(panels, _in_fp32(stored_TH, head_tile), z_BT)
-        if logits.softcap:
-            z_BT.tanh_().mul_(logits.after_cap)
-        if len(stored_TH) < _WORD_MULTIPLE:
-            z_BT[:, len(stored_TH) :] = -torch.inf
-        begin, end = places[number], places[number + 1]
-        if begin < end:
-            row_R = order_M[begin:end]
-            target_B[row_R] = z_BT[row_R, targets_M[row_R] - first]
-        for arguments in chunks:
-            _reduce(*arguments)
-        table_SNB[:, number] = buffers.sums_SB
-    sums_5B = hidden_BH.new_empty((5, size), dtype=torch.float64)
-    for start in range(0, size, _CHUNK_ROWS):
-        chunk = slice(start, start + _CHUNK_ROWS)
-        sums_5B[:4, chunk] = merge_sums(table_SNB[..., chunk].mT.double())
-    sums_5B[4] = target_B
-    return sums_5B[:, :rows]
+    block = RowBlock(hidden_MH, targets_M, sum(tile_count(len(shard_KH)) for shard_KH in shards), logits)
+    buffers = Buffers(block)
+    for shard_KH in shards:
+        block.add(shard_KH, buffers)
+    return block.sums()
 
 
-class _Buffers:
-    """Memory of one block, cut into views once: making a view takes as long as a pass over a small tile."""
+def tile_count(words: int) -> int:
+    """Tiles of a shard of so many words; tiles begin anew with each shard."""
+    return -(-words // TILE_WORDS)
 
-    def __init__(self, rows: int) -> None:
-        self.sums_SB = torch.empty((4, rows))
-        self._logits = torch.empty(rows * _TILE_WORDS)
-        self._weights = torch.empty(_CHUNK_ROWS * _TILE_WORDS)
+
+class RowBlock:
+    """Rows that meet the shards of the head one after the other, in the order of the words.
+
+    Args:
+        hidden_MH: at most `BLOCK_ROWS` rows; they are copied.
+        targets_M: int64, from the first word of the first shard.
+        tiles: tiles of all shards together.
+        logits: how logits come from products.
+    """
+
+    def __init__(self, hidden_MH: Tensor, targets_M: Tensor, tiles: int, logits: Logits) -> None:
+        self._rows, self.width = hidden_MH.shape
+        self.size = self._rows + -self._rows % _ROW_MULTIPLE
+        self._logits = logits
+        hidden_BH = hidden_MH.new_zeros((self.size, self.width), dtype=torch.float32)
+        hidden_BH[: self._rows] = hidden_MH
+        if logits.before_cap != 1.0:
+            hidden_BH *= logits.before_cap
+        columns = range(0, max(self.width, 1), _PANEL_COLUMNS)
+        self._panels = [hidden_BH[:, start : start + _PANEL_COLUMNS] for start in columns]
+        self._table_SNB = hidden_BH.new_empty((4, tiles, self.size))
+        self._target_B = hidden_BH.new_full((self.size,), -torch.inf)
+        self._targets_M = targets_M
+        self._order_M = targets_M.argsort(stable=True)
+        self._tiles_done = self._words_done = 0
+
+    def add(self, shard_KH: Tensor, buffers: Buffers) -> None:
+        """Take the next shard; `buffers` are of blocks of this size."""
+        words, first = len(shard_KH), self._words_done
+        edges = torch.tensor([*range(first, first + words, TILE_WORDS), first + words])
+        places = torch.searchsorted(self._targets_M[self._order_M], edges).tolist()
+        for number, start in enumerate(range(0, words, TILE_WORDS)):
+            stored_TH = shard_KH[start : start + TILE_WORDS]
+            z_BT, chunks = buffers.of(max(len(stored_TH), _WORD_MULTIPLE))
+            _product(self._panels, _in_fp32(stored_TH, buffers.head_tile), z_BT)
+            if self._logits.softcap:
+                z_BT.tanh_().mul_(self._logits.after_cap)
+            if len(stored_TH) < _WORD_MULTIPLE:
+                z_BT[:, len(stored_TH) :] = -torch.inf
+            begin, end = places[number], places[number + 1]
+            if begin < end:
+                row_R = self._order_M[begin:end]
+                self._target_B[row_R] = z_BT[row_R, self._targets_M[row_R] - (first + start)]
+            for arguments in chunks:
+                _reduce(*arguments)
+            self._table_SNB[:, self._tiles_done] = buffers.sums_SB
+            self._tiles_done += 1
+        self._words_done += words
+
+    def sums(self) -> Tensor:
+        """float64 [5, M], as in `MomentState.sums_5M`, once all shards were added."""
+        assert self._tiles_done == self._table_SNB.shape[1]
+        sums_5B = self._target_B.new_empty((5, self.size), dtype=torch.float64)
+        for start in range(0, self.size, _CHUNK_ROWS):
+            chunk = slice(start, start + _CHUNK_ROWS)
+            sums_5B[:4, chunk] = merge_sums(self._table_SNB[..., chunk].mT.double())
+        sums_5B[4] = self._target_B
+        return sums_5B[:, : self._rows]
+
+
+class Buffers:
+    """Memory for a block's tiles, cut into views once: making a view takes as long as a pass over a small tile."""
+
+    def __init__(self, block: RowBlock) -> None:
+        self.sums_SB = torch.empty((4, block.size))
+        self.head_tile = torch.empty(TILE_WORDS * block.width)
+        self._logits = torch.empty(block.size * TILE_WORDS)
+        self._weights = torch.empty(_CHUNK_ROWS * TILE_WORDS)
         self._views: dict[int, tuple[Tensor, list[tuple[Tensor, ...]]]] = {}
 
     def of(self, words: int) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
@@ -144,11 +179,3 @@ def _product(panels: list[Tensor], tile_TH: Tensor, out_BT: Tensor) -> None:
         else:
             torch.mm(panel_BC, part_TC.T, out=out_BT)
         start += panel_BC.shape[1]
-
-
-def _tiles(shards: tuple[Tensor, ...]) -> Iterator[tuple[int, Tensor]]:
-    first_word = 0
-    for shard_KH in shards:
-        for start in range(0, shard_KH.shape[0], _TILE_WORDS):
-            yield first_word + start, shard_KH[start : start + _TILE_WORDS]
-        first_word += shard_KH.shape[0]

@@ -22,10 +22,19 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from kernels.cpu_logprob_moments import sums_on_cpu
+from kernels.cpu_logprob_moments import BLOCK_ROWS, TILE_WORDS, Buffers, RowBlock, sums_on_cpu, tile_count
 from kernels.moment_state import IGNORED_TARGET, Logits, LogprobMoments, MomentState, finish, merge
 
-__all__ = ["IGNORED_TARGET", "LogprobMoments", "MomentState", "finish", "logprob_moments", "merge", "moment_state"]
+__all__ = [
+    "IGNORED_TARGET",
+    "LogprobMoments",
+    "MomentState",
+    "StreamedMoments",
+    "finish",
+    "logprob_moments",
+    "merge",
+    "moment_state",
+]
 
 _FLOAT_TYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -90,6 +99,86 @@ def moment_state(
         raise ValueError(f"first_word must be 0 or more, got {first_word}")
     sums_5M = _moment_state(hidden_MH, shards, targets_M - first_word, scale, softcap, temperature)
     return MomentState(sums_5M, first_word, first_word + sum(shard_KH.shape[0] for shard_KH in shards))
+
+
+class StreamedMoments:
+    """`logprob_moments` of rows on the CPU whose head comes in pieces, each of which may be gone before the next.
+
+    The numbers are the bytes that `logprob_moments` gives for the whole head: tiles are of the same words, and what
+    each of them says, 16 bytes a row, is kept until all have spoken.
+
+    Args:
+        hidden_MH: as in `logprob_moments`; copied as fp32.
+        targets_M: likewise.
+        words: V.
+        scale: as in `logprob_moments`.
+        softcap: likewise.
+        temperature: likewise.
+
+    Raises:
+        ValueError: as in `logprob_moments`, or the rows aren't on the CPU.
+    """
+
+    def __init__(
+        self,
+        hidden_MH: Tensor,
+        targets_M: Tensor,
+        words: int,
+        *,
+        scale: float = 1.0,
+        softcap: float = 0.0,
+        temperature: float = 1.0,
+    ) -> None:
+        _check(hidden_MH, (hidden_MH[:0],), targets_M)
+        _check_numbers(scale, softcap, temperature)
+        if hidden_MH.device.type != "cpu":
+            raise ValueError(f"hidden must be on the CPU, is on {hidden_MH.device}")
+        if words < 1:
+            raise ValueError(f"words must be 1 or more, got {words}")
+        _check_targets(targets_M, words)
+        self._width, self._words, self._words_done = hidden_MH.shape[1], words, 0
+        self._targets_M = targets_M
+        logits = Logits(scale, softcap, temperature)
+        parts = [slice(start, start + BLOCK_ROWS) for start in range(0, len(targets_M), BLOCK_ROWS)]
+        with torch.no_grad():
+            self._blocks = [RowBlock(hidden_MH[part], targets_M[part], tile_count(words), logits) for part in parts]
+
+    @property
+    def rows(self) -> int:
+        """M."""
+        return len(self._targets_M)
+
+    def add(self, piece_KH: Tensor) -> None:
+        """Take the next words' rows of the head: a multiple of 512 of them, but for the last piece.
+
+        Raises:
+            ValueError: the piece's form is wrong, it is beyond the last word, or it ends within a tile.
+        """
+        words = len(piece_KH) if piece_KH.dim() else 0
+        if piece_KH.dim() != 2 or piece_KH.shape[1] != self._width or piece_KH.dtype not in _FLOAT_TYPES:
+            raise ValueError(f"piece must be [K, {self._width}] of a float type, got {_form(piece_KH)}")
+        done = self._words_done + words
+        if done > self._words:
+            raise ValueError(f"piece ends at word {done}, the head has {self._words}")
+        if words % TILE_WORDS and done < self._words:
+            raise ValueError(f"piece must hold a multiple of {TILE_WORDS} words or the last ones, got {words}")
+        self._words_done = done
+        with torch.no_grad():
+            for block in self._blocks:
+                block.add(piece_KH, Buffers(block))
+
+    def finish(self) -> LogprobMoments:
+        """The moments, once the whole head has come.
+
+        Raises:
+            ValueError: words are missing.
+        """
+        if self._words_done < self._words:
+            raise ValueError(f"the head has {self._words} words, only {self._words_done} were added")
+        with torch.no_grad():
+            sums = [block.sums() for block in self._blocks]
+            sums_5M = torch.cat(sums, 1) if sums else torch.empty((5, 0), dtype=torch.float64)
+            return finish(MomentState(sums_5M, 0, self._words), self._targets_M)
 
 
 @torch.library.custom_op("deepshard::moment_state", mutates_args=())

@@ -5,6 +5,8 @@ No torch here: the node imports this file.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from deepshard.ledger.params import ProbePlan, Recipe
@@ -68,6 +70,10 @@ class TrainResult(JobRecord, frozen=True, tag="trained"):
     changed_share: float
 
 
+ScoringPath = Literal["auto", "resident", "streamed"]
+"""How a model is scored: in memory, layer by layer out of its chunks, or, for `auto`, in memory if it fits there."""
+
+
 class ScoreTexts(JobRecord, frozen=True, tag="score-texts"):
     """Measure texts under a model, for a curator."""
 
@@ -76,6 +82,9 @@ class ScoreTexts(JobRecord, frozen=True, tag="score-texts"):
     tokens_max: int
     perturbations: int
     seed: bytes
+    scoring: ScoringPath = "auto"
+    memory_bytes: int = 0
+    """Limit for weights and states; 0 for a share of what the machine has left."""
 
 
 class TextScore(JobRecord, frozen=True):
@@ -103,6 +112,9 @@ class Profile(JobRecord, frozen=True, tag="profile"):
     plan: ProbePlan
     seed: bytes
     """The round's probe seed."""
+    scoring: ScoringPath = "auto"
+    memory_bytes: int = 0
+    """As in `ScoreTexts`."""
 
 
 class SubmissionProfile(JobRecord, frozen=True):

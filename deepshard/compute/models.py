@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.initialization import no_init_weights
 
@@ -66,18 +67,7 @@ def build_model(directory: Path, tensors: Mapping[str, Tensor]) -> Any:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
         with no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-        expected = model.state_dict()
-        tied = tied_names(model)
-        wrong = [
-            name for name, tensor in tensors.items() if name not in expected or expected[name].shape != tensor.shape
-        ]
-        missing = [name for name in expected if name not in tensors and name not in tied]
-        del expected
-        if wrong or missing:
-            raise BadModel(
-                f"tensors don't fit config.json: {len(wrong)} wrong, {len(missing)} missing, "
-                f"such as {(wrong + missing)[0]}"
-            )
+        check_fit(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False, assign=True)
         model.tie_weights()
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
@@ -86,10 +76,28 @@ def build_model(directory: Path, tensors: Mapping[str, Tensor]) -> Any:
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def outline(directory: Path, **options: Any) -> Any:
+def check_fit(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Hold the tensors that there are, by name and shape, against those that the model has.
+
+    Raises:
+        BadModel: one is missing, has another shape, or isn't the model's.
+    """
+    expected = model.state_dict()
+    tied = tied_names(model)
+    wrong = [name for name, shape in shapes.items() if name not in expected or tuple(expected[name].shape) != shape]
+    missing = [name for name in expected if name not in shapes and name not in tied]
+    if wrong or missing:
+        raise BadModel(
+            f"tensors don't fit config.json: {len(wrong)} wrong, {len(missing)} missing, such as {(wrong + missing)[0]}"
+        )
+
+
+def outline(directory: Path, *, buffers: bool = False, **options: Any) -> Any:
     """The model that a directory's configuration describes, on the meta device: names and shapes without memory.
 
     Args:
+        directory: holds config.json.
+        buffers: whether to have the model's buffers (rotary frequencies, scales), as its constructor computes them.
         options: for transformers, such as the GGUF file that the configuration is in.
 
     Raises:
@@ -97,12 +105,25 @@ def outline(directory: Path, **options: Any) -> Any:
     """
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True, **options)
-        with torch.device("meta"), no_init_weights():
+        place = _ParametersOnMeta() if buffers else torch.device("meta")
+        with place, no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, NotImplementedError) as error:
         raise BadModel(f"cannot build the model from its config.json: {one_line(error)}") from error
     _check_head(model)
     return model
+
+
+class _ParametersOnMeta(TorchFunctionMode):
+    """Large parameters are made by `torch.empty`, and go to the meta device; what is computed lies where it would."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
 
 
 def load_tokenizer(directory: Path) -> Any:

@@ -30,7 +30,9 @@ Numbers = tuple[int, ...]
 
 PACK_ROWS_MAX: Final = 2048
 """Rows of a pack, unless one sequence has more. More of them leave the cache, and products of fewer are slower."""
-_ATTENTION: Final = "deepshard_packed"
+ATTENTION: Final = "deepshard_packed"
+CANNOT_PACK: Final = (TypeError, ValueError, RuntimeError, AttributeError, KeyError, ImportError)
+"""What a model raises that doesn't take the packed attention."""
 _TRIAL_TOLERANCE: Final = 1e-3
 _here = threading.local()
 
@@ -128,18 +130,16 @@ class PackedModel:
         """Last hidden states [N, H], after the final norm."""
         if self.path == "packed":
             return self._packed(pack)
-        tokens_N = pack.tokens_N
-        hidden_NH: Tensor | None = None
-        for segment in pack.segments:
-            states_STH = self._model(input_ids=tokens_N[segment.rows_ST], use_cache=False).last_hidden_state
-            if hidden_NH is None:
-                hidden_NH = states_STH.new_zeros((len(tokens_N), states_STH.shape[2]))
-            hidden_NH.index_copy_(0, segment.own_rows, states_STH.flatten(0, 1)[segment.own_places])
-        assert hidden_NH is not None
-        return hidden_NH
+        return unbatched(
+            pack,
+            [
+                self._model(input_ids=pack.tokens_N[segment.rows_ST], use_cache=False).last_hidden_state
+                for segment in pack.segments
+            ],
+        )
 
     def _packed(self, pack: Pack) -> Tensor:
-        with _laid_out(pack):
+        with laid_out(pack):
             states: Tensor = self._model(
                 input_ids=pack.tokens_N[None], position_ids=pack.positions_N[None], use_cache=False
             ).last_hidden_state
@@ -148,32 +148,53 @@ class PackedModel:
     @torch.inference_mode()
     def _qualifies(self, model: Any) -> bool:
         own = model.config._attn_implementation  # noqa: SLF001  # there is no public name for it
-        if own == _ATTENTION:
+        if own == ATTENTION:
             return True
-        words = model.get_input_embeddings().weight.shape[0]
-        text = tuple((7 * place + 3) % words for place in range(11))
-        pack = _pack(text, [text, (*text[:6], (text[6] + 1) % words, *text[7:]), text[2:9]], has_text=True)
-        expected = torch.cat(
-            [
-                self._model(input_ids=pack.tokens_N[list(rows)][None], use_cache=False).last_hidden_state[0]
-                for rows in pack.sequences
-            ]
-        )
+        pack = trial_pack(model.get_input_embeddings().weight.shape[0])
+        expected = [
+            self._model(input_ids=numbers_1T, use_cache=False).last_hidden_state[0] for numbers_1T in sequences_of(pack)
+        ]
         try:
-            model.set_attn_implementation(_ATTENTION)
-            found = self._packed(pack)[[row for rows in pack.sequences for row in rows]]
-        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, ImportError):
+            model.set_attn_implementation(ATTENTION)
+            found_NH = self._packed(pack)
+        except CANNOT_PACK:
             agrees = False
         else:
-            gap = (found - expected).abs().max()
-            agrees = bool(gap <= _TRIAL_TOLERANCE * expected.abs().max())
+            agrees = trial_agrees(pack, found_NH, expected)
         if not agrees:
             model.set_attn_implementation(own)
         return agrees
 
 
+def unbatched(pack: Pack, segments: Sequence[Tensor]) -> Tensor:
+    """Hidden states [N, H] of a pack's rows, out of its segments' [S, T, H]."""
+    hidden_NH = segments[0].new_zeros((len(pack.tokens_N), segments[0].shape[2]))
+    for segment, states_STH in zip(pack.segments, segments, strict=True):
+        hidden_NH.index_copy_(0, segment.own_rows, states_STH.flatten(0, 1)[segment.own_places])
+    return hidden_NH
+
+
+def trial_pack(words: int) -> Pack:
+    """A text and two variants that show whether a model can be packed."""
+    text = tuple((7 * place + 3) % words for place in range(11))
+    return _pack(text, [text, (*text[:6], (text[6] + 1) % words, *text[7:]), text[2:9]], has_text=True)
+
+
+def sequences_of(pack: Pack) -> list[Tensor]:
+    """Token numbers of each sequence of a pack, [1, T]."""
+    return [pack.tokens_N[list(rows)][None] for rows in pack.sequences]
+
+
+def trial_agrees(pack: Pack, found_NH: Tensor, expected: Sequence[Tensor]) -> bool:
+    """Whether packed states are those of the sequences on their own, [T, H] each."""
+    found = found_NH[[row for rows in pack.sequences for row in rows]]
+    together = torch.cat(list(expected))
+    return bool((found - together).abs().max() <= _TRIAL_TOLERANCE * together.abs().max())
+
+
 @contextmanager
-def _laid_out(pack: Pack) -> Iterator[None]:
+def laid_out(pack: Pack) -> Iterator[None]:
+    """The pack whose rows the packed attention of this thread is given."""
     _here.pack = pack
     try:
         yield
@@ -221,4 +242,4 @@ def _attention(
     return out_NAD[None], None
 
 
-AttentionInterface.register(_ATTENTION, _attention)
+AttentionInterface.register(ATTENTION, _attention)

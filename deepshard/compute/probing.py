@@ -10,6 +10,7 @@ Shape suffixes: M rows, H hidden width, R row numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ Sequences = tuple[tuple[int, ...], ...]
 OPERATOR: Final = "deepshard::perturbation_score"
 _BATCH_BYTES: Final = 64 * 1024 * 1024
 """Hidden states that wait for the head at a time."""
-_NOTHING: Final = TextScore(tokens=0, log_prob=0.0, conditional_curvature=0.0, perturbation_curvature=0.0)
+NOTHING: Final = TextScore(tokens=0, log_prob=0.0, conditional_curvature=0.0, perturbation_curvature=0.0)
 
 
 class Scorer:
@@ -42,7 +43,7 @@ class Scorer:
         self._packed = PackedModel(model)
         self._head_VH = head_weight(model).detach()
         self.words = self._head_VH.shape[0]
-        self._logits = _logit_numbers(model.config.get_text_config())
+        self._logits = logit_numbers(model.config.get_text_config())
         self.path = f"{OPERATOR} ({self._head_VH.device.type}, {self._packed.path})"
 
     def batches(self, probes: Sequence[Sequences]) -> Iterator[Sequence[Sequences]]:
@@ -61,7 +62,7 @@ class Scorer:
     def scores(self, probes: Sequence[Sequences]) -> list[TextScore]:
         """A score for each probe; a text of fewer than two tokens has nothing to score, and scores 0."""
         found = self.measure([probe for probe in probes if len(probe[0]) > 1])
-        return [_text_score(probe, next(found)) if len(probe[0]) > 1 else _NOTHING for probe in probes]
+        return [text_score(probe, next(found)) if len(probe[0]) > 1 else NOTHING for probe in probes]
 
     def measure(self, probes: Sequence[Sequences]) -> Iterator[PerturbationScores]:
         """The kernel's numbers for each probe, whose sequences have two tokens or more each."""
@@ -81,32 +82,54 @@ class Scorer:
 
     @torch.inference_mode()
     def _score(self, probe: Sequences, packs: Sequence[Pack], hidden: Sequence[torch.Tensor]) -> PerturbationScores:
-        offsets = [0, *accumulate(len(pack.tokens_N) for pack in packs)]
-        rows = [
-            [offset + row for row in own]
-            for offset, pack in zip(offsets, packs, strict=False)
-            for own in pack.sequences
-        ]
-        targets = [0] * offsets[-1]
-        for sequence, own in zip(probe, rows, strict=True):
-            for row, target in zip(own, sequence[1:], strict=True):
-                targets[row] = target
-        starts = torch.tensor([0, *accumulate(map(len, rows))])
-        rows_R = torch.tensor([row for own in rows for row in own])
-        probe_starts = torch.tensor([0, len(probe)])
-        hidden_MH = torch.cat(list(hidden))
+        rows = rows_of(probe, packs)
         return perturbation_score(
-            hidden_MH, self._head_VH, torch.tensor(targets), rows_R, starts, probe_starts, **self._logits
+            torch.cat(list(hidden)),
+            self._head_VH,
+            rows.targets_M,
+            rows.rows_R,
+            rows.sequence_starts,
+            rows.probe_starts,
+            **self._logits,
         )
 
 
-def _logit_numbers(config: Any) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the tokens of a probe are among the rows of its packs, as `perturbation_score` takes it."""
+
+    targets_M: torch.Tensor  # noqa: N815  # a shape suffix
+    rows_R: torch.Tensor  # noqa: N815
+    sequence_starts: torch.Tensor
+    probe_starts: torch.Tensor
+
+
+def rows_of(probe: Sequences, packs: Sequence[Pack]) -> Rows:
+    """Rows of a probe, whose packs lie one after the other."""
+    offsets = [0, *accumulate(len(pack.tokens_N) for pack in packs)]
+    rows = [
+        [offset + row for row in own] for offset, pack in zip(offsets, packs, strict=False) for own in pack.sequences
+    ]
+    targets = [0] * offsets[-1]
+    for sequence, own in zip(probe, rows, strict=True):
+        for row, target in zip(own, sequence[1:], strict=True):
+            targets[row] = target
+    return Rows(
+        targets_M=torch.tensor(targets),
+        rows_R=torch.tensor([row for own in rows for row in own]),
+        sequence_starts=torch.tensor([0, *accumulate(map(len, rows))]),
+        probe_starts=torch.tensor([0, len(probe)]),
+    )
+
+
+def logit_numbers(config: Any) -> dict[str, float]:
     """What a model does to its logits after the head (Gemma 2 and 3, Cohere, Granite)."""
     scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
     return {"scale": float(scale), "softcap": float(getattr(config, "final_logit_softcapping", None) or 0.0)}
 
 
-def _text_score(probe: Sequences, found: PerturbationScores) -> TextScore:
+def text_score(probe: Sequences, found: PerturbationScores) -> TextScore:
+    """A probe's numbers as a curator and a validator use them."""
     return TextScore(
         tokens=len(probe[0]) - 1,
         log_prob=float(found.log_prob[0]),

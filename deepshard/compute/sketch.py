@@ -36,6 +36,28 @@ class UnsoundWeights(LocalError):
     """Weights that can't be sketched: not finite, or of another shape than the base's."""
 
 
+class UpdateSketch:
+    """Adds up the sketch of an update that comes in pieces, in any order; `seed` is 32 bytes."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._seed = seed
+        self._total = np.zeros(SKETCH_BUCKETS, dtype=np.int64)
+
+    def add(self, name: str, base: Tensor, update: Tensor, *, first: int = 0) -> None:
+        """Take the elements of a tensor from `first` on, in row-major order.
+
+        Raises:
+            UnsoundWeights: shapes or types differ, or a value isn't finite.
+        """
+        if base.shape != update.shape or base.dtype != update.dtype:
+            raise UnsoundWeights(f"tensor {name} differs from the base's in shape or type")
+        self._total += _sketch_tensor(name, base.flatten(), update.flatten(), self._seed, first)
+
+    def values(self) -> tuple[int, ...]:
+        """`SKETCH_BUCKETS` integers."""
+        return tuple(int(value) for value in self._total)
+
+
 def sketch_update(base: Mapping[str, Tensor], update: Mapping[str, Tensor], seed: bytes) -> tuple[int, ...]:
     """Sketch of `update` - `base`: `SKETCH_BUCKETS` integers.
 
@@ -50,19 +72,20 @@ def sketch_update(base: Mapping[str, Tensor], update: Mapping[str, Tensor], seed
     if base.keys() != update.keys():
         raise UnsoundWeights("submission and base don't hold the same tensors")
     assert sum(tensor.numel() for tensor in base.values()) < 2**31 * SKETCH_BUCKETS
-    total = np.zeros(SKETCH_BUCKETS, dtype=np.int64)
+    sketch = UpdateSketch(seed)
     for name in sorted(base):
-        if base[name].shape != update[name].shape or base[name].dtype != update[name].dtype:
-            raise UnsoundWeights(f"tensor {name} differs from the base's in shape or type")
-        total += _sketch_tensor(name, base[name].flatten(), update[name].flatten(), seed)
-    return tuple(int(value) for value in total)
+        sketch.add(name, base[name], update[name])
+    return sketch.values()
 
 
-def _sketch_tensor(name: str, base: Tensor, update: Tensor, seed: bytes) -> NDArray[np.int64]:
+def _sketch_tensor(name: str, base: Tensor, update: Tensor, seed: bytes, first: int) -> NDArray[np.int64]:
     own_seed = tagged_hash("sketch tensor", seed, name.encode())
     rotation = int.from_bytes(expand(own_seed, "sketch rotation", 4), "little") % SKETCH_BUCKETS
+    if missing := first % SKETCH_BUCKETS:  # to the begin of a row of buckets, which begins a byte of signs too
+        base, update = (torch.cat([one.new_zeros(missing), one]) for one in (base, update))
+        first -= missing
     count = base.numel()
-    signs = np.frombuffer(expand(own_seed, "sketch signs", (count + 7) // 8), dtype=np.uint8)
+    signs = np.frombuffer(expand(own_seed, "sketch signs", (count + 7) // 8, start=first // 8), dtype=np.uint8)
     buckets = np.zeros(SKETCH_BUCKETS, dtype=np.int64)
     for start in range(0, count, _BLOCK_ELEMENTS):
         old, new = base[start : start + _BLOCK_ELEMENTS], update[start : start + _BLOCK_ELEMENTS]

@@ -28,13 +28,13 @@ Report = Callable[[Progress], None]
 _THREADS: Final = 2
 _DELTA_WORTH: Final = 0.6
 """A delta chunk above this share of the decoded bytes is compared with the shard encoded whole."""
-_TORCH_TYPES: Final[dict[DType, torch.dtype]] = {
+TORCH_TYPES: Final[dict[DType, torch.dtype]] = {
     "bf16": torch.bfloat16,
     "f16": torch.float16,
     "f32": torch.float32,
     "i8": torch.int8,
 }
-_NAMES: Final = {kind: name for name, kind in _TORCH_TYPES.items()}
+_NAMES: Final = {kind: name for name, kind in TORCH_TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def load_weights(ref: ModelRef, report: Report, *, base: Weights | None = None) 
     store = BlobStore(ref.store)
     manifest = read_manifest(ref)
     chain = lineage_of(manifest, store, base.manifest if base else None)
-    tensors = {entry.name: torch.empty(entry.shape, dtype=_TORCH_TYPES[entry.dtype]) for entry in manifest.tensors}
+    tensors = {entry.name: torch.empty(entry.shape, dtype=TORCH_TYPES[entry.dtype]) for entry in manifest.tensors}
     loaded = Weights(manifest, tensors)
 
     def known(number: int) -> bytes:
@@ -106,9 +106,8 @@ def store_model(
     Args:
         tensors: what to store, each tensor once, in its stored dtype; the manifest lists them by name.
         files: the model's small files, or entries that are in the store already.
-        base: the parent. A shard equal to the parent's keeps its entry; another becomes a delta, or is stored whole
-        where
-            that is smaller.
+        base: the parent. A shard equal to the parent's keeps its entry, if that isn't a delta; another becomes a
+            delta, or is stored whole where that is smaller.
         depth: deltas under the parent; at `DELTA_CHAIN_MAX` the model is stored whole and has no parent.
 
     Raises:
@@ -130,7 +129,8 @@ def store_model(
         decoded = _bytes(new, plan[number])
         old = base.manifest.shards[number] if base else None
         old_decoded = _bytes(base, plan[number]) if base else None
-        if old is not None and decoded == old_decoded:
+        # An entry that is a delta builds on the parent's parent and can't be the child's: then it is a delta of zeros.
+        if old is not None and decoded == old_decoded and old.codec != "xor-planes":
             return old
         entry, chunk = encode_entry(entries, plan[number], decoded, base=old_decoded)
         if old is not None and len(chunk) > _DELTA_WORTH * len(decoded):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deepshard.compute.sketch import SCALE, UnsoundWeights, sketch_update
+from deepshard.compute.sketch import SCALE, UnsoundWeights, UpdateSketch, sketch_update
 from deepshard.limits import SKETCH_BUCKETS
 from deepshard.primitives import expand, tagged_hash
 
@@ -41,6 +41,16 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = sketch_update(base, update, SEED)
     monkeypatch.setattr("deepshard.compute.sketch._BLOCK_ELEMENTS", SKETCH_BUCKETS)
     assert sketch_update(base, update, SEED) == whole
+
+
+def test_a_tensor_may_come_in_pieces_in_any_order() -> None:
+    base, update = weights(1, 0.1), weights(2, 0.1)
+    sketch = UpdateSketch(SEED)
+    for name in ("d", "c", "b"):
+        sketch.add(name, base[name], update[name])
+    for begin, end in ((20, 37), (0, 7), (7, 20)):
+        sketch.add("a", base["a"][begin:end], update["a"][begin:end], first=19 * begin)
+    assert sketch.values() == sketch_update(base, update, SEED)
 
 
 def test_the_norm_is_estimated() -> None:

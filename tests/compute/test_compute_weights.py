@@ -127,6 +127,19 @@ def test_a_missing_or_flipped_chunk_is_named(tiny: ModelRef, tmp_path: Path) -> 
         load_weights(ref, quiet)
 
 
+def test_a_shard_that_changed_once_and_not_again_builds_on_its_parent(tiny: ModelRef) -> None:
+    store, first = BlobStore(tiny.store), load_weights(tiny, quiet)
+    ref = child_of(first, store, {"model.norm.weight": first.tensors["model.norm.weight"] * 3})
+    second = load_weights(ref, quiet)
+    (changed,) = (shard for shard in second.manifest.shards if shard.codec == "xor-planes")
+    third, _ = store_model(second.tensors, second.manifest.files, store, quiet, base=second)
+    (again,) = (shard for shard in third.shards if shard.codec == "xor-planes")
+    assert (again.decoded_digest, again.base) == (changed.decoded_digest, changed.decoded_digest)
+    assert again.chunk_bytes < 100
+    found = load_weights(ModelRef(manifest=manifest_digest(third), store=tiny.store), quiet)
+    assert torch.equal(found.tensors["model.norm.weight"], second.tensors["model.norm.weight"])
+
+
 def test_a_base_other_than_the_parent_is_not_used(tiny: ModelRef, tmp_path: Path) -> None:
     base = load_weights(tiny, quiet)
     store = BlobStore(tiny.store)

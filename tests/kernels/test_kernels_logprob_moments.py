@@ -13,7 +13,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kernels.cpu_lanes import in_lanes
-from kernels.logprob_moments import LogprobMoments, MomentState, finish, logprob_moments, merge, moment_state
+from kernels.logprob_moments import (
+    LogprobMoments,
+    MomentState,
+    StreamedMoments,
+    finish,
+    logprob_moments,
+    merge,
+    moment_state,
+)
 from kernels.reference.logprob_moments import logprob_moments_reference
 
 ATOL = {torch.float32: 2e-5, torch.bfloat16: 2e-5, torch.float16: 2e-5}
@@ -256,6 +264,43 @@ def test_wrong_arguments_are_named(change: dict[str, torch.Tensor], message: str
 def test_wrong_numbers_are_named(numbers: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         logprob_moments(torch.zeros(2, 4), torch.zeros(5, 4), torch.zeros(2, dtype=torch.int64), **numbers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_that_comes_in_pieces_gives_the_bytes_of_the_whole(dtype: torch.dtype) -> None:
+    hidden, (head,), targets = problem(1100, 24, (1300,), dtype)
+    targets[5] = -100
+    numbers = {"scale": 0.7, "softcap": 4.0, "temperature": 1.3}
+    stream = StreamedMoments(hidden, targets, 1300, **numbers)
+    assert stream.rows == 1100
+    for begin, end in ((0, 512), (512, 512), (512, 1024), (1024, 1300)):
+        piece = head[begin:end].clone()
+        stream.add(piece)
+        piece.fill_(torch.nan)
+    assert same(stream.finish(), logprob_moments(hidden, head, targets, **numbers))
+    empty = StreamedMoments(hidden[:0], targets[:0], 1300)
+    empty.add(head)
+    assert all(values.shape == (0,) for values in empty.finish())
+
+
+def test_pieces_that_do_not_make_the_head_are_refused() -> None:
+    hidden, (head,), targets = problem(3, 8, (600,), torch.float32)
+    stream = StreamedMoments(hidden, targets, 600)
+    with pytest.raises(ValueError, match=r"piece must be \[K, 8\] of a float type, got torch.float32 \[600, 7\]"):
+        stream.add(head[:, :7])
+    with pytest.raises(ValueError, match="a multiple of 512 words or the last ones, got 100"):
+        stream.add(head[:100])
+    stream.add(head[:512])
+    with pytest.raises(ValueError, match="piece ends at word 1024, the head has 600"):
+        stream.add(head[:512])
+    with pytest.raises(ValueError, match="600 words, only 512 were added"):
+        stream.finish()
+    with pytest.raises(ValueError, match=r"targets\[0\] is 9"):
+        StreamedMoments(hidden, torch.full((3,), 9), 9)
+    with pytest.raises(ValueError, match="words must be 1 or more"):
+        StreamedMoments(hidden, targets, 0)
+    with pytest.raises(ValueError, match="softcap"):
+        StreamedMoments(hidden, targets, 600, softcap=-1.0)
 
 
 def test_no_rows_give_no_results() -> None:
