@@ -12,7 +12,9 @@ import errno
 import fcntl
 import os
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,6 +53,9 @@ class ChunkStore:
         self._corrupt = root / "corrupt"
         self._partials = Partials(root / "partial")
         self._leaves = LeafCache()
+        self._unsynced: deque[Path] = deque()
+        """Folders into which blobs were moved since they were synced."""
+        self._syncing = threading.Lock()
         with self._explained("create"):
             self._temporary.mkdir(parents=True, exist_ok=True)
             self._corrupt.mkdir(exist_ok=True)
@@ -58,11 +63,15 @@ class ChunkStore:
             self._sweep()
             self._partials.sweep()
 
-    def put(self, data: bytes | bytearray | memoryview, *, digest: bytes | None = None) -> bytes:
+    def put(
+        self, data: bytes | bytearray | memoryview, *, digest: bytes | None = None, sync_folder: bool = True
+    ) -> bytes:
         """Store a blob and return its content address; it is durable on return. Storing it twice is free.
 
         Args:
             digest: content address of `data`, where the caller has just computed it.
+            sync_folder: False leaves that part of making it durable to the caller's next `sync`: until then a power
+                failure, and nothing else, may cost the blob.
         """
         assert len(data) <= BLOB_BYTES_MAX
         digest = content_digest(data) if digest is None else digest
@@ -70,8 +79,23 @@ class ChunkStore:
         with self._explained(f"store {len(data)} bytes in"):
             if not self._is_present(path, len(data)):
                 self._write(path, data)
+                self._moved_into(path.parent, sync_folder=sync_folder)
+            elif sync_folder and self._unsynced:  # it may be one of those
+                self.sync()
             self._partials.discard(digest)
         return digest
+
+    def sync(self) -> None:
+        """Make durable what was stored without syncing folders, also by other threads.
+
+        For a thousand blobs that is cheaper than one by one: the file system writes one record of all that changed.
+        """
+        with self._explained("sync"), self._syncing:
+            folders = set()
+            while self._unsynced:
+                folders.add(self._unsynced.popleft())
+            for folder in folders:
+                _sync_folder(folder)
 
     def get(self, digest: bytes) -> bytes:
         """Read a blob and verify it.
@@ -125,19 +149,25 @@ class ChunkStore:
             state = self._partials.state(digest)
             if state is not None and state.is_complete:
                 self._partials.finish(digest, self._path(digest))
+                self._moved_into(self._path(digest).parent, sync_folder=True)
             return state
 
-    def put_range(self, digest: bytes, data: bytes | memoryview, *, size: int, first: int) -> PartialState:
+    def put_range(
+        self, digest: bytes, data: bytes | memoryview, *, size: int, first: int, sync_folder: bool = True
+    ) -> PartialState:
         """Keep blocks that were verified, from block `first` on, of a blob of `size` bytes; says what is there now.
 
-        When that is all, the blob is in the store, verified as a whole and durable.
+        When that is all, the blob is in the store, verified as a whole and durable; `sync_folder` as in `put`.
 
         Raises:
             DiskCorruption: all was there, and isn't the blob; it has to be fetched again from the beginning.
         """
         assert size <= BLOB_BYTES_MAX
         with self._explained(f"store {len(data)} bytes in"):
-            return self._partials.keep(digest, size, first, data, self._path(digest))
+            state = self._partials.keep(digest, size, first, data, self._path(digest))
+            if state.is_complete:
+                self._moved_into(self._path(digest).parent, sync_folder=sync_folder)
+            return state
 
     def has(self, digest: bytes) -> bool:
         """Whether the blob is there, unverified."""
@@ -232,11 +262,12 @@ class ChunkStore:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself
-        finally:
-            os.close(folder)
+
+    def _moved_into(self, folder: Path, *, sync_folder: bool) -> None:
+        if sync_folder:
+            _sync_folder(folder)
+        else:
+            self._unsynced.append(folder)
 
     def _sweep(self) -> None:
         for file in self._temporary.iterdir():
@@ -260,3 +291,13 @@ class ChunkStore:
             else:
                 advice = str(error)
             raise LocalError(f"cannot {action} the chunk store {self.root}: {advice}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make durable what was moved into a folder; a blob that was deleted since, or its folder, needs no more."""
+    with suppress(FileNotFoundError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

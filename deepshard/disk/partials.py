@@ -78,7 +78,7 @@ class Partials:
     def keep(self, digest: bytes, size: int, first: int, data: bytes | memoryview, target: Path) -> PartialState:
         """Add blocks that were verified, from block `first` on, to a blob of `size` bytes.
 
-        The blob that is complete thereby is verified as a whole, made durable and moved to `target`.
+        The blob that is complete thereby is verified as a whole, synced and moved to `target`; the folder isn't synced.
 
         Raises:
             DiskCorruption: what was complete isn't the blob; the partial is gone.
@@ -196,8 +196,3 @@ def _finish(digest: bytes, size: int, path: Path, file: BinaryIO, target: Path) 
     os.fsync(file.fileno())
     target.parent.mkdir(exist_ok=True)
     path.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)

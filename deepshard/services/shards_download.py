@@ -155,6 +155,7 @@ class Download:
                 nursery.start_soon(self._survey)
                 await self._schedule(nursery)
                 nursery.cancel_scope.cancel()
+        await self._disk.run(self._store.sync)
         report = self._report(present, missing.resumed_bytes)
         _log.info(
             "fetch.finished",
@@ -210,10 +211,12 @@ class Download:
     async def _request(self, peer: bytes, part: Part) -> None:
         if not part.blocks:
             blob = await self._requests.blob(peer, part.digest)
+            self._arrived(peer, part)
             outcome = Outcome.ABSENT if blob is None else await self._judge_blob(peer, part, blob)
             self._settle(peer, part, outcome, 0 if blob is None else len(blob.data), ())
             return
         answer = await self._requests.blocks(peer, part)
+        self._arrived(peer, part)
         if answer is None:
             self._settle(peer, part, Outcome.ABSENT, 0, ())
             return
@@ -222,6 +225,10 @@ class Download:
             self._settle(peer, part, outcome, len(answer.data), left)
         if part.digest not in self._swarm.missing:
             self._keeping.pop(part.digest, None)
+
+    def _arrived(self, peer: bytes, part: Part) -> None:
+        self._swarm.arrived(peer, part, trio.current_time())
+        self._wake.set()
 
     def _settle(self, peer: bytes, part: Part, outcome: Outcome, size: int, left: Sequence[Part]) -> None:
         self._cap.spend(size - self._expected(part), trio.current_time())

@@ -1,4 +1,4 @@
-"""What a download does on disk: find what is missing, verify what came, keep it."""
+"""What a download does on disk: find what is missing, verify what came, keep it; `ChunkStore.sync` comes at its end."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def keep_blob(store: ChunkStore, digest: bytes, answer: BlobAnswer) -> None:
     address = answer.address or content_digest(answer.data)
     if address != digest:
         raise CorruptChunk(digest.hex()[:16], f"{len(answer.data)} bytes are not the blob {digest.hex()}")
-    store.put(answer.data, digest=digest)
+    store.put(answer.data, digest=digest, sync_folder=False)
 
 
 def keep_range(store: ChunkStore, part: Part, answer: RangeAnswer) -> PartialState:
@@ -98,4 +98,4 @@ def keep_range(store: ChunkStore, part: Part, answer: RangeAnswer) -> PartialSta
         verify_leaves(part.digest, size=size, first=first, leaves=answer.leaves, proof=answer.proof)
     else:
         verify_range(part.digest, size=size, first=first, count=count, data=answer.data, proof=answer.proof)
-    return store.put_range(part.digest, answer.data, size=size, first=first)
+    return store.put_range(part.digest, answer.data, size=size, first=first, sync_folder=False)

@@ -12,7 +12,9 @@ seller for the same, and nobody would have anything for the others.
 
 Each peer has a window of requests in flight, which starts small, grows with every part that comes at once, shrinks
 while answers take seconds, since what waits in a queue there is no longer the rarest when it comes, and halves when a
-request times out; a peer that times out is left alone for a while, longer each time. A part that timed out is free for
+request times out; a peer that times out is left alone for a while, longer each time. What has arrived and is being
+verified and stored is in flight no more, so that a slow disk doesn't idle the link; but of that, too, there is at most
+one window, which bounds memory. A part that timed out is free for
 others at once, and a late answer is still taken if nobody was faster. When nothing else is left to ask of a peer, it is
 asked for the parts that others have been slow with, so that one stalled sender can't hold up the end: slow is what
 takes several times as long as answers do on average, and in any case half the timeout.
@@ -66,6 +68,8 @@ class _Peer:
     offers: set[bytes] = field(default_factory=set)
     in_flight: dict[Part, float] = field(default_factory=dict)
     """When each request was sent."""
+    arrived: dict[Part, float] = field(default_factory=dict)
+    """How long each answer took that is being verified and stored."""
     window: int = _WINDOW_START
     strikes: int = 0
     paused_until: float = 0.0
@@ -197,6 +201,12 @@ class Swarm:
                     del willing[name]
         return requests
 
+    def arrived(self, peer: bytes, part: Part, now: float) -> None:
+        """An answer is here, to be verified and stored; it makes room for a request before `received` says more."""
+        state = self._peers.get(peer)
+        if state is not None and part in state.in_flight:
+            state.arrived[part] = now - state.in_flight.pop(part)
+
     def received(
         self, peer: bytes, part: Part, outcome: Outcome, now: float, *, size: int = 0, left: Collection[Part] = ()
     ) -> bool:
@@ -217,11 +227,12 @@ class Swarm:
         if outcome is Outcome.CORRUPT:
             self._peers[peer] = state
         sent = state.in_flight.pop(part, None)
+        took_s = state.arrived.pop(part, None if sent is None else now - sent)
         if outcome is Outcome.VERIFIED and self.is_open(part):
             self.bytes_by_peer[peer] = self.bytes_by_peer.get(peer, 0) + size
             state.strikes = 0
-            self._adapt(state, sent, now)
-            self._note_answer(sent, now)
+            self._adapt(state, took_s)
+            self._note_answer(took_s)
             self._open[part.digest].discard(part)
             self._set_left(part.digest, left)
             if not left:
@@ -250,17 +261,17 @@ class Swarm:
                 times.append(state.paused_until)
         return min((time for time in times if time > now), default=None)
 
-    def _adapt(self, state: _Peer, sent: float | None, now: float) -> None:
+    def _adapt(self, state: _Peer, took_s: float | None) -> None:
         """More requests to a peer that answers at once, fewer to one at which they queue up."""
-        if sent is None or now - sent <= _ANSWER_GOOD_S:
+        if took_s is None or took_s <= _ANSWER_GOOD_S:
             state.window = min(state.window + 1, self._in_flight_max)
-        elif now - sent > _ANSWER_LATE_S:
+        elif took_s > _ANSWER_LATE_S:
             state.window = max(1, state.window - 1)
 
-    def _note_answer(self, sent: float | None, now: float) -> None:
-        if sent is not None:
-            known = now - sent if self._answer_s is None else self._answer_s
-            self._answer_s = known + (now - sent - known) * _AVERAGE_SHARE
+    def _note_answer(self, took_s: float | None) -> None:
+        if took_s is not None:
+            known = took_s if self._answer_s is None else self._answer_s
+            self._answer_s = known + (took_s - known) * _AVERAGE_SHARE
 
     @property
     def _patience_s(self) -> float:
@@ -278,7 +289,8 @@ class Swarm:
         return names
 
     def _has_room(self, state: _Peer, now: float) -> bool:
-        return not state.is_bad and now >= state.paused_until and len(state.in_flight) < state.window
+        is_full = max(len(state.in_flight), len(state.arrived)) >= state.window
+        return not state.is_bad and now >= state.paused_until and not is_full
 
     def _expire(self, now: float) -> None:
         for state in self._peers.values():
@@ -321,7 +333,7 @@ class Swarm:
     def _in_flight_counts(self) -> dict[Part, int]:
         counts: dict[Part, int] = {}
         for state in self._peers.values():
-            for part in state.in_flight:
+            for part in (*state.in_flight, *state.arrived):
                 counts[part] = counts.get(part, 0) + 1
         return counts
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import resource
+import stat
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import pytest
 from deepshard.disk.chunks import ChunkStore, MissingBlob
 from deepshard.errors import DiskCorruption, LocalError
 from deepshard.limits import BLOB_BYTES_MAX
-from deepshard.primitives import content_digest
+from deepshard.primitives import CONTENT_BLOCK_BYTES, content_digest
 
 
 @pytest.fixture(name="store")
@@ -124,6 +125,43 @@ def test_a_writer_killed_midway_leaves_no_blob(store: ChunkStore) -> None:
     assert list((store.root / "tmp").iterdir()) == []
     again.put(b"x" * 100_000)
     assert again.get(digest) == b"x" * 100_000
+
+
+def test_folders_that_are_synced_at_the_end_are_synced_once_and_no_sooner(
+    store: ChunkStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    original = os.fsync
+
+    def record(descriptor: int) -> None:
+        state = os.fstat(descriptor)
+        if stat.S_ISDIR(state.st_mode):
+            synced.append(state.st_ino)
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    digests = [store.put(bytes([number]), sync_folder=False) for number in range(40)]
+    data = bytes(2 * CONTENT_BLOCK_BYTES)
+    digests.append(content_digest(data))
+    assert store.put_range(digests[-1], data, size=len(data), first=0, sync_folder=False).is_complete
+    assert synced == []
+    store.sync()
+    folders = {_path(store, digest).parent for digest in digests}
+    assert sorted(synced) == sorted(folder.stat().st_ino for folder in folders)
+    store.sync()
+    assert len(synced) == len(folders)
+    store.put(bytes(3))
+    assert len(synced) == len(folders) + 1
+
+
+def test_what_is_put_again_is_durable_on_return_if_it_was_not_before(
+    store: ChunkStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = store.put(b"data", sync_folder=False)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    store.put(b"data")
+    assert synced == [_path(store, digest).parent.stat().st_ino]
 
 
 def test_a_full_disk_is_explained_and_leaves_nothing_behind(store: ChunkStore, monkeypatch: pytest.MonkeyPatch) -> None:

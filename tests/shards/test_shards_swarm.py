@@ -101,6 +101,41 @@ def test_the_window_grows_with_verified_chunks_up_to_its_bound() -> None:
     assert swarm.chunks_by_peer == {A: 6}
 
 
+def test_what_has_arrived_makes_room_but_no_more_of_it_than_one_window_is_stored_at_a_time() -> None:
+    swarm = Swarm(_whole(DIGESTS), in_flight_max=2)
+    swarm.offer(A, DIGESTS)
+    asked = swarm.next_requests(0.0)
+    assert asked == [(A, PARTS[0]), (A, PARTS[1])]
+    swarm.arrived(A, PARTS[0], 0.1)
+    assert swarm.next_requests(0.1) == [(A, PARTS[2])]
+    swarm.arrived(A, PARTS[1], 0.2)
+    assert swarm.next_requests(0.2) == []  # two are being stored
+    assert swarm.received(A, PARTS[0], Outcome.VERIFIED, 9.0, size=5)
+    assert swarm.next_requests(9.0) == [(A, PARTS[3])]
+    assert swarm.bytes_by_peer == {A: 5}
+
+
+def test_what_has_arrived_neither_times_out_nor_is_asked_of_another_until_it_turns_out_wrong() -> None:
+    swarm = _swarm(1, timeout_s=10.0)
+    swarm.offer(A, DIGESTS[:1])
+    swarm.offer(B, DIGESTS[:1])
+    assert swarm.next_requests(0.0) == [(A, PARTS[0])]
+    swarm.arrived(A, PARTS[0], 1.0)
+    assert swarm.next_requests(60.0) == []
+    assert swarm.next_deadline(60.0) is None
+    assert not swarm.received(A, PARTS[0], Outcome.CORRUPT, 61.0, size=5)
+    assert swarm.next_requests(61.0) == [(B, PARTS[0])]
+
+
+def test_how_long_an_answer_takes_is_counted_without_the_disk() -> None:
+    swarm = Swarm(_whole(DIGESTS), in_flight_max=4)
+    swarm.offer(A, DIGESTS)
+    swarm.next_requests(0.0)
+    swarm.arrived(A, PARTS[0], 0.5)
+    assert swarm.received(A, PARTS[0], Outcome.VERIFIED, 5.0, size=1)  # stored for longer than answers may take
+    assert len(swarm.next_requests(5.0)) == 2  # window 3, one still in flight
+
+
 def test_peers_with_equal_offers_share_the_work() -> None:
     swarm = _swarm(4)
     swarm.offer(A, DIGESTS)
