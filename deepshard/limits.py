@@ -206,6 +206,8 @@ ROUND_SEGMENTS_MAX: Final = 4096
 """Segments in the frozen batch of one training round."""
 AUDITS_MAX: Final = 64
 """Shards drawn for an audit in one epoch."""
+AUDITS_KEPT: Final = 16
+"""Epochs whose audits the state keeps."""
 UNBONDING_ENTRIES_MAX: Final = 16
 """Withdrawals of one account that wait for their delay."""
 

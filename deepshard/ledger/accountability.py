@@ -69,7 +69,7 @@ def apply_report_evidence(call: Call, action: ReportEvidence) -> None:
     # CHARGE nothing
     # APPLY
     draft, accused, epoch_blocks = call.draft, offence.validator, call.params.epoch_blocks
-    bonded, unbonding = _slash(draft, accused, call.params.equivocation_slash_bp)
+    bonded, unbonding = slash_stake(draft, accused, call.params.equivocation_slash_bp, 10_000)
     before = draft.conviction(accused)
     conviction = Conviction(
         kind=offence.kind,
@@ -100,15 +100,15 @@ def apply_report_evidence(call: Call, action: ReportEvidence) -> None:
     )
 
 
-def _slash(draft: Draft, accused: bytes, share_bp: int) -> tuple[int, int]:
-    """Move a share of the bond, and of each withdrawal that isn't paid out, to the treasury; what each part lost."""
+def slash_stake(draft: Draft, accused: bytes, part: int, whole: int) -> tuple[int, int]:
+    """Move part / whole of the bond, and of each withdrawal that isn't paid out, to the treasury; what each lost."""
     bond, account = draft.validator(accused), draft.account(accused)
     bonded = 0
     if bond is not None:
-        bonded = bond.stake * share_bp // 10_000
+        bonded = bond.stake * part // whole
         draft.write(keys.validator_key(accused), replace(bond, stake=bond.stake - bonded))
     kept = tuple(
-        Unbonding(entry.amount - entry.amount * share_bp // 10_000, entry.release_height) for entry in account.unbonding
+        Unbonding(entry.amount - entry.amount * part // whole, entry.release_height) for entry in account.unbonding
     )
     unbonding = sum(entry.amount for entry in account.unbonding) - sum(entry.amount for entry in kept)
     if kept:

@@ -16,6 +16,7 @@ from deepshard.errors import InvalidBlock, RemoteError
 from deepshard.identity import verify_signature
 from deepshard.ledger import keys
 from deepshard.ledger.accountability import apply_report_evidence, apply_unjail
+from deepshard.ledger.audits import advance_audits, apply_answer_audit, apply_show_audit
 from deepshard.ledger.call import Call
 from deepshard.ledger.faults import NonceMismatch, WrongChain
 from deepshard.ledger.market import apply_buy_licence
@@ -34,6 +35,7 @@ from deepshard.ledger.state import Draft, State
 from deepshard.ledger.storage import apply_offer_storage
 from deepshard.ledger.transactions import (
     TRANSACTION_TAG,
+    AnswerAudit,
     Bond,
     BuyLicence,
     CommitVote,
@@ -45,6 +47,7 @@ from deepshard.ledger.transactions import (
     ReportScores,
     RevealVote,
     RevealWeights,
+    ShowAudit,
     TransactionBody,
     Transfer,
     Unbond,
@@ -87,6 +90,8 @@ RULES: Final[dict[type, Callable[[Call, Any], None]]] = {
     BuyLicence: apply_buy_licence,
     ReportEvidence: apply_report_evidence,
     Unjail: apply_unjail,
+    AnswerAudit: apply_answer_audit,
+    ShowAudit: apply_show_audit,
 }
 
 
@@ -201,6 +206,7 @@ def execute_block(
     release_unbonded(draft, receipts, context.height)
     advance_proposals(draft, receipts, context.height)
     advance_rounds(draft, receipts, context.height)
+    advance_audits(draft, receipts, context.height)
     changed = change_validators(draft, receipts, context.height)
     return BlockResult(draft.finish(), receipts.all(), changed)
 

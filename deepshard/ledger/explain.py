@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from deepshard.errors import UsageError
+from deepshard.ledger.audits import audit_counts, draw_shards
 from deepshard.ledger.params import VerdictLimits
 from deepshard.ledger.proposals import opened_ballots
 from deepshard.ledger.records import DataProposal, RoundScoring, TrainerEntry, TrainingRound
@@ -19,6 +20,7 @@ from deepshard.ledger.state import View
 from deepshard.ledger.tally import Ballot, tally, weighted_median
 from deepshard.ledger.transactions import AXES
 from deepshard.ledger.verdict import Finding, Verdict, judge
+from deepshard.limits import AUDITS_KEPT
 from deepshard.primitives import format_address
 
 Json = dict[str, Any]
@@ -300,4 +302,49 @@ def explain_conviction(view: View, address: bytes) -> Json | None:
         "slashed": conviction.slashed,
         "count": conviction.count,
         "text": text,
+    }
+
+
+def explain_audit(view: View, epoch: int) -> Json:
+    """What the audit of an epoch asked of whom, who answered, and what who didn't lost; an open one as far as it is.
+
+    The draw and the counts are computed anew: `agrees` says whether the record shows the same.
+
+    Raises:
+        UsageError: no such audit.
+    """
+    audit = view.audit(epoch)
+    if audit is None:
+        raise UsageError(f"no audit of epoch {epoch}: there was none, or it is more than {AUDITS_KEPT} epochs ago")
+    params, model = view.params(), view.model(audit.version)
+    drawn = draw_shards(audit.seed, 0 if model is None else model.shard_count, params.audits_per_epoch)
+    counts = [(holder, len(asked), len(failed)) for holder, asked, failed in audit_counts(audit)]
+    recorded = [(outcome.holder, outcome.asked, outcome.failed) for outcome in audit.outcomes]
+    return {
+        "epoch": epoch,
+        "version": audit.version,
+        "status": "closed" if audit.closed else "open",
+        "opened_height": audit.opened_height,
+        "deadline": audit.deadline,
+        "seed": audit.seed.hex(),
+        "slash_bp": params.audit_slash_bp,
+        "agrees": drawn == tuple(shard.shard for shard in audit.shards) and (not audit.closed or recorded == counts),
+        "shards": [
+            {
+                "number": shard.shard,
+                "shown": shard.shown,
+                "due": [format_address(holder) for holder in shard.due],
+                "answered": [format_address(holder) for holder in shard.answered],
+            }
+            for shard in audit.shards
+        ],
+        "outcomes": [
+            {
+                "holder": format_address(outcome.holder),
+                "asked": outcome.asked,
+                "failed": outcome.failed,
+                "lost": outcome.bonded + outcome.unbonding,
+            }
+            for outcome in audit.outcomes
+        ],
     }

@@ -201,3 +201,35 @@ class WrongVersion(InvalidTransaction):
     def __init__(self, current: int, got: int) -> None:
         super().__init__(f"the current weights are version {current}, the transaction names {got}")
         self.current, self.got = current, got
+
+
+class UnknownAudit(InvalidTransaction):
+    """No audit was drawn in this epoch, or it was so long ago that it is forgotten."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"no audit of epoch {epoch}")
+        self.epoch = epoch
+
+
+class NotDrawn(InvalidTransaction):
+    """The audit doesn't ask for this shard."""
+
+    def __init__(self, shard: int, epoch: int) -> None:
+        super().__init__(f"the audit of epoch {epoch} doesn't ask for shard {shard}")
+        self.shard, self.epoch = shard, epoch
+
+
+class NotDue(InvalidTransaction):
+    """The audit asks for the shard, but not this holder."""
+
+    def __init__(self, address: bytes, shard: int, epoch: int) -> None:
+        super().__init__(f"the audit of epoch {epoch} doesn't ask {format_address(address)} for shard {shard}")
+        self.address, self.shard, self.epoch = address, shard, epoch
+
+
+class WrongAnswer(InvalidTransaction):
+    """A leaf, path, block or proof that isn't what the audit asks for."""
+
+    def __init__(self, shard: int, fault: str) -> None:
+        super().__init__(f"the answer for shard {shard} doesn't prove it: {fault}")
+        self.shard, self.fault = shard, fault

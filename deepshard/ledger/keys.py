@@ -23,6 +23,7 @@
 | `model/` version | `ModelVersion` |
 | `licence/` address | `Licence` |
 | `storage/` address | `StorageOffer` of a validator |
+| `audit/` epoch | `Audit` |
 
 Numbers in keys are 8 bytes, big-endian, so that the order of keys is the order of numbers.
 """
@@ -42,6 +43,7 @@ CONVICTIONS: Final = b"conviction/"
 PROPOSALS: Final = b"proposal/"
 ROUNDS: Final = b"round/"
 LICENCES: Final = b"licence/"
+AUDITS: Final = b"audit/"
 STORAGE: Final = b"storage/"
 
 
@@ -147,3 +149,8 @@ def licence_key(address: bytes) -> bytes:
 def storage_key(address: bytes) -> bytes:
     """Key of a validator's `StorageOffer`."""
     return STORAGE + address
+
+
+def audit_key(epoch: int) -> bytes:
+    """Key of the `Audit` of an epoch."""
+    return AUDITS + _number(epoch)

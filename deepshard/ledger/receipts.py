@@ -25,9 +25,13 @@
 | `licence` | buyer | transaction | minus the price | `version`, `last_version`, `holders`, `treasury`, `burned` |
 | `licence-share` | validator | transaction | its share | `weight`, `active_weight` |
 | `evidence-slash` | accused | evidence | minus the slash | offence, `reporter`, what of it was bonded, `jailed_until` |
+| `audit-opened` | zero | audit | 0 | `epoch`, `version`, `deadline`, `shards` |
+| `audit-passed` | holder | audit | 0 | `epoch`, `version`, `asked` |
+| `audit-failed` | holder | audit | minus the slash | also `failed`, `shards`, what of it was bonded, `slash_bp` |
+| `audit-closed` | zero | audit | 0 | `epoch`, `version`, `shards`, `shown` |
 | `unjail` | validator | transaction | 0 | `stake` |
 
-The subject of a round is `round_subject(number)`.
+The subject of a round is `round_subject(number)`, that of an audit `audit_subject(epoch)`.
 """
 
 from __future__ import annotations
@@ -46,6 +50,11 @@ NOBODY = bytes(20)
 def round_subject(number: int) -> bytes:
     """Subject of the receipts of a training round."""
     return tagged_hash("round", number.to_bytes(8, "big"))
+
+
+def audit_subject(epoch: int) -> bytes:
+    """Subject of the receipts of an epoch's audit."""
+    return tagged_hash("audit", epoch.to_bytes(8, "big"))
 
 
 def receipts_root(receipts: Sequence[Receipt]) -> bytes:

@@ -194,16 +194,59 @@ class Licence(Record, frozen=True):
     height: Height
 
 
+class StorageTerms(Record, frozen=True):
+    """What a validator said of its storage in an earlier epoch."""
+
+    capacity: Amount
+    operator: str
+    network: str
+
+
 class StorageOffer(Record, frozen=True):
     """What a validator says of its storage: bytes of weights it wants to hold at most, and what it shares with others.
 
-    `epoch` is that of the transaction: there is one change in an epoch at most, since each may move data.
+    `epoch` is that of the transaction: there is one change in an epoch at most, since each may move data. `before` is
+    what it said before: audits of that epoch go by it.
     """
 
     capacity: Amount
     operator: str
     network: str
     epoch: Count
+    before: StorageTerms | None
+
+
+class AuditedShard(Record, frozen=True):
+    """A shard that was drawn for an audit. `due` and `answered`, ordered, are known once its leaf was shown."""
+
+    shard: Count
+    shown: bool
+    due: tuple[Address, ...]
+    answered: tuple[Address, ...]
+
+
+class AuditOutcome(Record, frozen=True):
+    """Of how many shards a holder was asked, how many of them it failed to show, and what it lost."""
+
+    holder: Address
+    asked: Count
+    failed: Count
+    bonded: Amount
+    unbonding: Amount
+
+
+class Audit(Record, frozen=True):
+    """The audit of an epoch; answers are taken up to the block of height `deadline`. `outcomes` come when it closes."""
+
+    epoch: Count
+    version: Count
+    seed: Digest
+    """The beacon of the block in which it was drawn."""
+    opened_height: Height
+    deadline: Height
+    shards: tuple[AuditedShard, ...]
+    outcomes: tuple[AuditOutcome, ...]
+    closed: bool
 
 
 class Chain(Record, frozen=True):

@@ -18,6 +18,7 @@ from deepshard.ledger.records import (
     Account,
     ActiveSet,
     Agenda,
+    Audit,
     Chain,
     Committee,
     Conviction,
@@ -200,6 +201,14 @@ class View(ABC):
     def storage_offer(self, address: bytes) -> StorageOffer | None:
         """What a validator says of its storage, if anything."""
         return self.read(keys.storage_key(address), StorageOffer)
+
+    def audit(self, epoch: int) -> Audit | None:
+        """The audit of an epoch, if there was one and it isn't too old."""
+        return self.read(keys.audit_key(epoch), Audit)
+
+    def audits(self) -> list[Audit]:
+        """The audits of the latest epochs, the oldest first."""
+        return [record for _, record in self.items(keys.AUDITS, Audit)]
 
     def money(self) -> int:
         """Sum of all balances, locked, unbonding and bonded stake and the treasury, by counting every account."""

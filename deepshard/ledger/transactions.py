@@ -9,13 +9,14 @@ from typing import Annotated
 
 import msgspec
 
-from deepshard.chunk_tree import ShardCount
+from deepshard.chunk_tree import MerklePath, ShardChunks, ShardCount
 from deepshard.encoding import Record, decode, encode
 from deepshard.evidence import Evidence
 from deepshard.identity import SecretKey
 from deepshard.ledger.params import ChainId
 from deepshard.limits import PROBES_MAX, SEGMENTS_MAX, SKETCH_BUCKETS, TRAINERS_MAX, TRANSACTION_BYTES_MAX
 from deepshard.primitives import (
+    CONTENT_BLOCK_BYTES,
     Address,
     Amount,
     BasisPoints,
@@ -172,6 +173,24 @@ class ReportEvidence(Record, frozen=True, tag="report-evidence"):
     evidence: Evidence
 
 
+class AnswerAudit(Record, frozen=True, tag="answer-audit"):
+    """Show the block that an audit asks of the sender: the shard's leaf with its path, the block with its proof."""
+
+    epoch: Count
+    leaf: ShardChunks
+    path: MerklePath
+    block: Annotated[bytes, msgspec.Meta(max_length=CONTENT_BLOCK_BYTES)]
+    proof: MerklePath
+
+
+class ShowAudit(Record, frozen=True, tag="show-audit"):
+    """Show the leaf of a shard that an audit asks for, so that its holders are known: they may all be silent."""
+
+    epoch: Count
+    leaf: ShardChunks
+    path: MerklePath
+
+
 class Unjail(Record, frozen=True, tag="unjail"):
     """A convicted validator asks to be let into the set again, once its time in jail is over."""
 
@@ -191,6 +210,8 @@ Action = (
     | BuyLicence
     | ReportEvidence
     | Unjail
+    | AnswerAudit
+    | ShowAudit
 )
 
 

@@ -13,11 +13,12 @@ from deepshard.disk.chunks import ChunkStore
 from deepshard.errors import LocalError, RemoteError
 from deepshard.ledger.records import ModelVersion
 from deepshard.ledger.state import State
+from deepshard.ledger.storage import candidates_of
 from deepshard.limits import SHARD_GRACE_BLOCKS, VERSIONS_KEPT
 from deepshard.placement import Candidate
 from deepshard.services.attendance import Attendance
 from deepshard.services.duty import attend
-from deepshard.services.placing import Placements, candidates_of
+from deepshard.services.placing import Placements
 from deepshard.services.shards import ShardExchange
 from deepshard.services.shards_disk import DiskThreads
 from deepshard.services.view import ChainView

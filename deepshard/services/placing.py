@@ -1,28 +1,16 @@
-"""Who may hold shards, and which, by the newest committed state (chapter 8.10)."""
+"""Which shards fall to whom (chapter 8.10), computed beside the event loop."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Final
 
-from deepshard.ledger.state import State
-from deepshard.ledger.storage import storage_weight
 from deepshard.placement import Candidate, place
 from deepshard.services.shards_disk import DiskThreads
 from deepshard.shards.layout import shard_keys
 from deepshard.shards.manifest import Manifest
 
 _REMEMBERED_MAX: Final = 8
-
-
-def candidates_of(state: State) -> tuple[Candidate, ...]:
-    """The active validators, with what they weigh and what they say that they share with others."""
-    found = []
-    for validator in state.active().validators:
-        offer = state.storage_offer(validator.address)
-        labels = ("", "") if offer is None else (offer.operator, offer.network)
-        found.append(Candidate(validator.address, storage_weight(state, validator), *labels))
-    return tuple(found)
 
 
 class Placements:

@@ -7,10 +7,11 @@ from typing import Literal
 
 from deepshard.gossip.subnets import subnet_of
 from deepshard.ledger.state import State
+from deepshard.ledger.storage import candidates_of
 from deepshard.net.types import NetworkPort
 from deepshard.placement import Candidate
 from deepshard.services.attendance import Attendance
-from deepshard.services.placing import Placements, candidates_of
+from deepshard.services.placing import Placements
 from deepshard.services.view import ChainView
 from deepshard.services.weights import WeightsRegistry
 from deepshard.shards.layout import shard_name

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
+from audit_network import HOLDERS, AuditNetwork
 from harness import Harness
 from ledger_evidence import amnesia, two_proposals, two_votes
 from ledger_network import BUYER, CHAIN_ID, INFORMANT, ONIONS, VALIDATORS, Network
@@ -69,7 +70,20 @@ def collected() -> list[tuple[State, BlockContext, list[bytes]]]:
             network.block()
         network.block(*network.sign(VALIDATORS[2], Unjail()))
         network.blocks_until(lambda state: VALIDATORS[2].address in {each for each, _, _ in state.active_validators()})
-    return network.seen
+    return network.seen + audited()
+
+
+def audited() -> list[tuple[State, BlockContext, list[bytes]]]:
+    """An audit with every answer, and one in which a leaf is shown."""
+    network = AuditNetwork()
+    network.until_audit()
+    seen = []
+    for holder in HOLDERS:
+        drawn = [one.shard for one in network.audit().shards if holder in network.due(one.shard)]
+        answers = network.sign(holder, *(network.answer(holder, shard) for shard in drawn))
+        seen.append((network.state, network.context(), answers))
+    shown = network.sign(HOLDERS[0], *(network.show(one.shard) for one in network.audit().shards))
+    return [*seen, (network.state, network.context(), shown)]
 
 
 def unsigned(data: bytes) -> bytes:
@@ -103,7 +117,7 @@ def seeds() -> dict[str, bytes]:
     for place, (_, _, transactions) in enumerate(collected()):
         for data in transactions:
             name = type(decode_transaction(data)[1].action).__name__
-            if sum(label.startswith(name) for label in found) < 4 and len(data) < 12_000:
+            if sum(label.startswith(name) for label in found) < 4 and len(data) < 18_000:
                 found[f"{name}-{place}"] = bytes((place | MEND,)) + unsigned(data)
                 found[f"{name}-{place}-as-it-is"] = bytes((place,)) + unsigned(data)
     return found

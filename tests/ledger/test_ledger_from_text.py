@@ -6,6 +6,7 @@ from math import isqrt
 from pathlib import Path
 
 import pytest
+from audit_network import HOLDERS, AuditNetwork
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_evidence import two_votes
@@ -176,11 +177,16 @@ def test_receipts_carry_the_facts_of_the_table() -> None:
     network.block(*network.sign(VALIDATORS[0], ReportEvidence(two_votes(VALIDATORS[1], height))))
     network.blocks_until(lambda state: state.chain().height == height + PARAMS.jail_blocks)
     network.block(*network.sign(VALIDATORS[1], Unjail()))
+    audited = AuditNetwork()
+    audited.until_audit()
+    audited.answer_all(without=(HOLDERS[0], HOLDERS[1]))
+    audited.close()
+    receipts = [*network.receipts, *audited.receipts]
     table = described_facts()
-    seen = {receipt.kind for receipt in network.receipts}
+    seen = {receipt.kind for receipt in receipts}
     assert seen <= table.keys()
     assert table.keys() - seen == {"proposal-contested"}
-    for receipt in network.receipts:
+    for receipt in receipts:
         names = [name for name, _ in receipt.facts]
         expected = table[receipt.kind]
         if expected[:1] == ["findings"]:

@@ -6,7 +6,7 @@ import pytest
 from ledger_network import BALANCE, BUYER, PARAMS, TOKEN, TRAINERS, VALIDATORS, Network
 
 from deepshard.ledger.faults import AlreadyDone, InsufficientBalance, NotAValidator
-from deepshard.ledger.records import StorageOffer
+from deepshard.ledger.records import StorageOffer, StorageTerms
 from deepshard.ledger.storage import storage_weight
 from deepshard.ledger.transactions import BuyLicence, OfferStorage, Transfer, Unbond
 
@@ -19,7 +19,8 @@ def test_an_offer_is_kept_with_its_epoch_and_costs_the_fee() -> None:
     network = Network()
     balance = network.state.account(HOLDER.address).balance
     network.block(*network.sign(HOLDER, OFFER))
-    assert network.state.storage_offer(HOLDER.address) == StorageOffer(300 * TOKEN, "example.org", "192.0.2.0/24", 0)
+    expected = StorageOffer(300 * TOKEN, "example.org", "192.0.2.0/24", 0, None)
+    assert network.state.storage_offer(HOLDER.address) == expected
     assert network.state.account(HOLDER.address).balance == balance - PARAMS.transaction_fee
     facts = (("capacity", 300 * TOKEN), ("operator", "example.org"), ("network", "192.0.2.0/24"))
     assert [(each.account, each.facts) for each in network.facts("storage-offered")] == [(HOLDER.address, facts)]
@@ -46,7 +47,9 @@ def test_an_offer_changes_once_an_epoch() -> None:
         network.block(*network.sign(HOLDER, other))
     network.blocks_until(lambda state: state.chain().epoch == 1)
     network.block(*network.sign(HOLDER, other))
-    assert network.state.storage_offer(HOLDER.address) == StorageOffer(5, "", "", 1)
+    assert network.state.storage_offer(HOLDER.address) == StorageOffer(
+        5, "", "", 1, StorageTerms(300 * TOKEN, "example.org", "192.0.2.0/24")
+    )
 
 
 @pytest.mark.clause("11.3/3")

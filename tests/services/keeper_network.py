@@ -20,12 +20,13 @@ from deepshard.ledger import BlockContext, OnionChain, execute_block, genesis_st
 from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator
 from deepshard.ledger.records import ModelVersion
 from deepshard.ledger.state import State
+from deepshard.ledger.storage import candidates_of
 from deepshard.ledger.transactions import Action, sign_transaction
 from deepshard.placement import place
 from deepshard.primitives import UNITS_PER_TOKEN, ZERO_DIGEST, content_digest
 from deepshard.services.attendance import Attendance
 from deepshard.services.keeper import Keeper
-from deepshard.services.placing import Placements, candidates_of
+from deepshard.services.placing import Placements
 from deepshard.services.shards import ShardExchange
 from deepshard.services.shards_disk import DiskThreads
 from deepshard.services.view import ChainView

@@ -38,6 +38,7 @@ MIDDLE = manifest(entry(0, "a1", digest("a0")), entry(1, "b1"), entry(2, "c1", d
 NEWEST = manifest(entry(0, "a2", digest("a1")), entry(1, "b2", digest("b1")), entry(2, "c2"))
 
 
+@pytest.mark.clause("11.12/1")
 def test_a_leaf_names_all_chunks_that_decoding_the_shard_takes() -> None:
     leaves = chunk_leaves([NEWEST, MIDDLE, OLDEST])
     assert [leaf.position for leaf in leaves] == [0, 1, 2]
@@ -52,6 +53,7 @@ def test_without_shards_there_is_a_root_too() -> None:
     assert chunks_root(()) == NO_CHUNKS
 
 
+@pytest.mark.clause("11.12/1")
 def test_only_the_leaf_at_its_place_is_shown_by_its_path() -> None:
     leaves = chunk_leaves([NEWEST, MIDDLE, OLDEST])
     root = chunks_root(leaves)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from spec_text import Shape, enumeration_text, parse_fields, rows, shape_of_fields
 
-from deepshard import ballots, evidence
+from deepshard import ballots, chunk_tree, evidence
 from deepshard.consensus import forensics
 from deepshard.consensus import types as consensus
 from deepshard.consensus.validators import ValidatorSet
@@ -61,7 +61,13 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], ...]] = {
         transactions.ProbeScore,
         transactions.SubmissionReport,
         records.Chain,
+        chunk_tree.ShardChunks,
+        chunk_tree.ChunkRef,
         records.StorageOffer,
+        records.StorageTerms,
+        records.Audit,
+        records.AuditedShard,
+        records.AuditOutcome,
         records.Supply,
         records.Account,
         records.Unbonding,
@@ -98,6 +104,8 @@ FREE: frozenset[type[msgspec.Struct]] = frozenset(
         transactions.RevealWeights,
         transactions.ReportScores,
         transactions.ReportEvidence,
+        transactions.AnswerAudit,
+        transactions.ShowAudit,
     }
 )
 

@@ -18,7 +18,7 @@ from deepshard.errors import MalformedMessage
 
 FOLDER = Path(__file__).parents[2] / "protocol-spec/vectors"
 FILE_BYTES_MAX = 400 * 1024
-ALL_BYTES_MAX = 3 * 1024 * 1024
+ALL_BYTES_MAX = 13 << 18
 
 
 @cache

@@ -34,6 +34,7 @@ NAMES: Final = (
     "genesis",
     "transactions",
     "convictions",
+    "audits",
     "rounds",
     "draws",
     "tally",

@@ -29,13 +29,14 @@ def make() -> Json:
     )
 
 
-class _Stream:
+class Stream:
     """1.4/2 and 1.4/3."""
 
     def __init__(self, seed: bytes, tag: str) -> None:
         self._seed, self._tag, self._data, self._at, self._blocks = seed, tag, b"", 0, 0
 
     def below(self, bound: int) -> int:
+        """A number below `bound`."""
         while True:
             if self._at == len(self._data):
                 self._data += expand(self._seed + self._blocks.to_bytes(8, "little"), self._tag, 1024)
@@ -46,6 +47,7 @@ class _Stream:
                 return x % bound
 
     def permutation(self, count: int) -> list[int]:
+        """By 11.5/9."""
         order = list(range(count))
         for place in range(count - 1, 0, -1):
             other = self.below(place + 1)
@@ -53,6 +55,7 @@ class _Stream:
         return order
 
     def sample(self, size: int, count: int) -> list[int]:
+        """By 11.5/10."""
         order = list(range(size))
         for place in range(min(size, count)):
             other = place + self.below(size - place)
@@ -60,6 +63,7 @@ class _Stream:
         return order[: min(size, count)]
 
     def weighted(self, weights: Sequence[int], count: int) -> list[int]:
+        """By 11.4/4."""
         left = list(weights)
         drawn: list[int] = []
         while sum(left) > 0 and len(drawn) < count:
@@ -92,7 +96,7 @@ def _committees() -> Iterator[Json]:
         beacon, proposal = digest_of(f"beacon {size}"), digest_of("proposal")
         seats = list(range(len(stakes)))
         if size < len(stakes):
-            stream = _Stream(tagged_hash("committee", beacon, proposal), "committee draws")
+            stream = Stream(tagged_hash("committee", beacon, proposal), "committee draws")
             seats = sorted(stream.weighted(stakes, size))
         listed = [list(pair) for pair in zip(addresses, stakes, strict=False)]
         fields = {"beacon": beacon, "proposal": proposal, "size": size, "validators": listed}
@@ -103,19 +107,19 @@ def _committees() -> Iterator[Json]:
 def _shuffles() -> Iterator[Json]:
     for count in (0, 1, 2, 10, 200):
         seed, tag = digest_of("permutation"), "data order"
-        fields = {"seed": seed, "tag": tag, "count": count, "permutation": _Stream(seed, tag).permutation(count)}
+        fields = {"seed": seed, "tag": tag, "count": count, "permutation": Stream(seed, tag).permutation(count)}
         yield accept(f"a permutation of {count}", _SHUFFLE, operation="permutation", **fields)
 
 
 def _samples() -> Iterator[Json]:
     for size, count in ((10, 3), (10, 10), (3, 10), (0, 5), (5, 0), (10**9, 20)):
         seed, tag = digest_of("sample"), "probes batch"
-        drawn = _sparse(_Stream(seed, tag), size, count) if size > 1000 else _Stream(seed, tag).sample(size, count)
+        drawn = _sparse(Stream(seed, tag), size, count) if size > 1000 else Stream(seed, tag).sample(size, count)
         fields = {"seed": seed, "tag": tag, "size": size, "count": count, "sample": drawn}
         yield accept(f"a sample of {count} from {size}", _SAMPLE, operation="sample", **fields)
 
 
-def _sparse(stream: _Stream, size: int, count: int) -> list[int]:
+def _sparse(stream: Stream, size: int, count: int) -> list[int]:
     places: dict[int, int] = {}
     for place in range(count):
         other = place + stream.below(size - place)
@@ -134,7 +138,7 @@ def _probes() -> Iterator[Json]:
         drawn = [
             {"pool": name, "digest": pools[name][place]}
             for name in _POOLS
-            for place in _Stream(seed, f"probes {name}").sample(len(pools[name]), wanted[name])
+            for place in Stream(seed, f"probes {name}").sample(len(pools[name]), wanted[name])
         ]
         fields = {"seed": seed, "pools": pools, "plan": wanted, "probes": drawn}
         yield accept(f"{list(plan)} probes from pools of {list(sizes)}", _PROBES, operation="probes", **fields)
@@ -143,7 +147,7 @@ def _probes() -> Iterator[Json]:
 def _orders() -> Iterator[Json]:
     for count, passes in ((5, 3), (1, 2), (64, 2)):
         seed = digest_of("order seed")
-        stream = _Stream(seed, "data order")
+        stream = Stream(seed, "data order")
         order = [stream.permutation(count) for _ in range(passes)]
         fields = {"seed": seed, "segments": count, "passes": passes, "order": order}
         yield accept(f"{passes} passes over {count} segments", _ORDER, operation="order", **fields)
@@ -157,7 +161,7 @@ def _perturbed(
     if wanted <= 0 or not table:
         return list(tokens)
     numbers = (k.to_bytes(4, "little"), i.to_bytes(4, "little"))
-    stream = _Stream(tagged_hash("perturb", seed, *numbers), "perturb draws")
+    stream = Stream(tagged_hash("perturb", seed, *numbers), "perturb draws")
     offset = stream.below(s)
     spans = [list(range(1, min(n, 1 + offset)))] if offset else []
     spans += [list(range(start, min(n, start + s))) for start in range(1 + offset, n, s)]
