@@ -19,6 +19,7 @@ from bench.wire.rows import Row, as_json, machine, show
 from .linear import linear_accuracy_rows, linear_memory_rows, linear_rows, plane_rows
 from .moments import accuracy_rows, moments_rows
 from .scoring import scoring_rows
+from .streaming import streaming_rows
 
 
 class MakesRows(Protocol):
@@ -31,6 +32,7 @@ ROWS: dict[str, MakesRows] = {
     "moments": moments_rows,
     "accuracy": accuracy_rows,
     "scoring": scoring_rows,
+    "streaming": streaming_rows,
     "linear": linear_rows,
     "linear-memory": linear_memory_rows,
     "linear-accuracy": linear_accuracy_rows,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 
+from deepshard.compute.jobs import ScoringPath
 from deepshard.ledger.params import Params, ProbePlan, Recipe, VerdictLimits
 from deepshard.primitives import UNITS_PER_TOKEN
 
@@ -27,7 +28,8 @@ class Plan:
 
     `training_s` and `scoring_s` bound how long the driver waits for those phases; `chat_tokens` is the length of the
     answers; `slots` is how many heavy compute jobs run at once; `micro_batches` gives each trainer its own split of a
-    step, as different machines would choose, so that honest submissions agree without being equal.
+    step, as different machines would choose, so that honest submissions agree without being equal; `scoring` gives each
+    validator its way to score, in turns: they report the same numbers.
     """
 
     recipe: Recipe
@@ -38,6 +40,7 @@ class Plan:
     threads: int
     slots: int
     micro_batches: tuple[int, ...]
+    scoring: tuple[ScoringPath, ...]
     chat_tokens: int
     import_s: float
     training_s: float
@@ -74,6 +77,7 @@ TINY = Plan(
     threads=1,
     slots=2,
     micro_batches=(2, 1),
+    scoring=("streamed", "auto"),
     chat_tokens=40,
     import_s=120.0,
     training_s=240.0,
@@ -110,6 +114,7 @@ REAL = Plan(
     threads=1,
     slots=2,
     micro_batches=(2, 1),
+    scoring=("auto",),
     chat_tokens=48,
     import_s=900.0,
     training_s=1_800.0,

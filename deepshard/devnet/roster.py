@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from deepshard.compute.jobs import ScoringPath
 from deepshard.devnet.plans import (
     INFERENCE_BALANCE,
     INFORMANT_BALANCE,
@@ -53,6 +54,7 @@ class Participant:
     listen: str
     http: str
     micro_batch: int = 0
+    scoring: ScoringPath = "auto"
     dishonest_text: Path | None = None
 
     @property
@@ -124,6 +126,7 @@ def make_roster(
                 listen=f"{own.peers}:{ports[2 * position]}",
                 http=f"{own.api}:{ports[2 * position + 1]}",
                 micro_batch=plan.micro_batches[number % len(plan.micro_batches)] if role == "trainer" else 0,
+                scoring=plan.scoring[number % len(plan.scoring)] if role == "validator" else "auto",
                 dishonest_text=home / f"unapproved-{extra}.txt" if extra > 0 else None,
             )
         )
@@ -170,6 +173,8 @@ def node_command(
     ]
     if participant.micro_batch:
         command += ["--micro-batch", str(participant.micro_batch)]
+    if participant.scoring != "auto":
+        command += ["--scoring", participant.scoring]
     if participant.dishonest_text is not None:
         command += ["--trainer-extra-text", str(participant.dishonest_text)]
     return tuple(command)

@@ -91,6 +91,23 @@ def main(
             help="FILE,...: lock files shared by nodes on one machine; a heavy job waits until it gets one.",
         ),
     ] = None,
+    scoring: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DEEPSHARD_SCORING",
+            metavar="PATH",
+            help="Validator: how models are scored: resident (in memory), streamed (layer by layer, out of their"
+            " chunks), or auto: in memory where they fit.",
+        ),
+    ] = None,
+    scoring_memory: Annotated[
+        float | None,
+        typer.Option(
+            envvar="DEEPSHARD_SCORING_MEMORY",
+            metavar="MIB",
+            help="Validator: memory to score in, for weights and states; 0: half of what the machine has left.",
+        ),
+    ] = None,
     micro_batch: Annotated[
         int | None, typer.Option(envvar="DEEPSHARD_MICRO_BATCH", help="Trainer: segments per forward pass.")
     ] = None,
@@ -132,6 +149,8 @@ def main(
         "download_rate": download_rate,
         "threads": threads,
         "leases": lease,
+        "scoring": scoring,
+        "scoring_memory": scoring_memory,
         "micro_batch": micro_batch,
         "trainer_stake": trainer_stake,
         "trainer_extra_text": trainer_extra_text,

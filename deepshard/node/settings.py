@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from deepshard.compute.jobs import ScoringPath
 from deepshard.errors import UsageError
 from deepshard.net.endpoints import parse_endpoint
 from deepshard.primitives import parse_block_reference
@@ -36,6 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     download_rate: float = 0.0
     threads: int = 0
     leases: tuple[str, ...] = ()
+    scoring: ScoringPath = "auto"
+    scoring_memory: float = 0.0
     micro_batch: int = 1
     trainer_stake: str = "0"
     trainer_extra_text: str = ""
@@ -89,6 +92,10 @@ def _checked(settings: Settings) -> Settings:
         rate = getattr(settings, name)
         if not 0 <= rate < float("inf"):
             raise UsageError(f"{name} is {rate}: give MiB per second, or 0 for no cap")
+    if not 0 <= settings.scoring_memory < float("inf"):
+        raise UsageError(
+            f"scoring_memory is {settings.scoring_memory}: give MiB, or 0 for half of what the machine has left"
+        )
     if not settings.genesis:
         raise UsageError("no genesis file: name the network to join with --genesis FILE")
     if settings.micro_batch < 1:

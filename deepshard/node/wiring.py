@@ -309,6 +309,7 @@ class Node:
         return [entry.validator for entry in certificate.signatures]
 
     def _add_validator(self, view: ChainView) -> None:
+        memory = round(self._settings.scoring_memory * MIB)
         self._curator = Curator(
             view=view,
             wallet=self._wallet,
@@ -318,6 +319,8 @@ class Node:
             store=self.chunks,
             journal=self._journal,
             salt_seed=self._salt_seed,
+            scoring=self._settings.scoring,
+            memory_bytes=memory,
         )
         self._keeper = Keeper(
             view=view,
@@ -336,6 +339,8 @@ class Node:
             registry=self.registry,
             compute=self._compute,
             store=self.chunks,
+            scoring=self._settings.scoring,
+            memory_bytes=memory,
         )
         assert self._locker is not None
         reporter = Reporter(view=view, wallet=self._wallet, locker=self._locker)

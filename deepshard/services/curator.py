@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 
 from deepshard.compute.client import ComputeClient
-from deepshard.compute.jobs import ModelRef, ScoreTexts, TextScores
+from deepshard.compute.jobs import ModelRef, ScoreTexts, ScoringPath, TextScores
 from deepshard.disk.chunks import ChunkStore
 from deepshard.disk.journal import Journal
 from deepshard.encoding import decode, encode
@@ -30,7 +30,10 @@ TEXTS_TIMEOUT_S = 20.0
 
 
 class Curator:
-    """Votes on proposals whose committee it is in: commits, and reveals when the ledger asks for it."""
+    """Votes on proposals whose committee it is in: commits, and reveals when the ledger asks for it.
+
+    `scoring` and `memory_bytes` are those of `jobs.ScoreTexts`.
+    """
 
     def __init__(
         self,
@@ -44,6 +47,8 @@ class Curator:
         journal: Journal,
         salt_seed: bytes,
         tokens_max: int = 128,
+        scoring: ScoringPath = "auto",
+        memory_bytes: int = 0,
     ) -> None:
         self._view = view
         self._wallet = wallet
@@ -54,6 +59,8 @@ class Curator:
         self._journal = journal
         self._salt_seed = salt_seed
         self._tokens_max = tokens_max
+        self._scoring: ScoringPath = scoring
+        self._memory_bytes = memory_bytes
         self._postponed: dict[bytes, int] = {}
 
     async def run(self) -> None:
@@ -143,6 +150,8 @@ class Curator:
                 tokens_max=self._tokens_max,
                 perturbations=PERTURBATIONS,
                 seed=proposal.id,
+                scoring=self._scoring,
+                memory_bytes=self._memory_bytes,
             )
             result = await self._compute.submit(job)
         if not isinstance(result, TextScores):

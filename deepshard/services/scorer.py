@@ -7,7 +7,7 @@ import trio
 
 from deepshard.chunk_tree import chunks_root
 from deepshard.compute.client import ComputeClient
-from deepshard.compute.jobs import ModelRef, Profile, ProfileResult, Progress
+from deepshard.compute.jobs import ModelRef, Profile, ProfileResult, Progress, ScoringPath
 from deepshard.disk.chunks import ChunkStore
 from deepshard.errors import LocalError, RemoteError
 from deepshard.ledger.probes import probes_of_round
@@ -26,7 +26,10 @@ FETCH_TIMEOUT_S = 180.0
 
 
 class Scorer:
-    """Fetches the revealed submissions, profiles them on the drawn probes, and reports, once a round."""
+    """Fetches the revealed submissions, profiles them on the drawn probes, and reports, once a round.
+
+    `scoring` and `memory_bytes` are those of `jobs.Profile`.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,8 @@ class Scorer:
         registry: WeightsRegistry,
         compute: ComputeClient,
         store: ChunkStore,
+        scoring: ScoringPath = "auto",
+        memory_bytes: int = 0,
     ) -> None:
         self._view = view
         self._wallet = wallet
@@ -44,6 +49,8 @@ class Scorer:
         self._registry = registry
         self._compute = compute
         self._store = store
+        self._scoring: ScoringPath = scoring
+        self._memory_bytes = memory_bytes
         self.progress: Progress | None = None
         self._scored_by = ""
 
@@ -84,6 +91,8 @@ class Scorer:
                 probes=tuple(self._store.get(probe.digest).decode("utf-8", errors="replace") for probe in probes),
                 plan=state.params().probes,
                 seed=current.probe_seed,
+                scoring=self._scoring,
+                memory_bytes=self._memory_bytes,
             )
             result = (
                 await self._compute.submit(job, self._note) if available else ProfileResult(base=(), submissions=())

@@ -260,6 +260,10 @@ def test_every_wrong_start_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
         assert "HEIGHT:ID" in home.refused(roles="inference", trust=wrong)
     assert "HEIGHT:ID" in home.refused(trust="7")
     assert "snapshot_gap_blocks is -1" in home.refused(snapshot_gap="-1")
+    assert "scoring_memory is -1.0: give MiB, or 0 for half of what the machine has left" in home.refused(
+        scoring_memory="-1"
+    )
+    assert "Invalid enum value 'fast' - at `$.scoring`" in home.refused(scoring="fast")
     assert "upload_rate is -1.0: give MiB per second, or 0 for no cap" in home.refused(upload_rate="-1")
     assert "download_rate is nan" in home.refused(download_rate="nan")
     assert "keys new" in home.refused(home=str(tmp_path / "empty"))
