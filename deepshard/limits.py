@@ -230,6 +230,10 @@ SHARD_SLICES_MAX: Final = 4096
 SHARD_CHUNKS_MAX: Final = 65
 """Chunks that it takes to decode a shard: its own, and those of the versions that its deltas are stacked on."""
 TENSOR_DIMENSIONS_MAX: Final = 8
+LORA_RANK_MAX: Final = 128
+"""Of the factors that a shard is stored as, and of a recipe."""
+LORA_LAYERS_MAX: Final = 64
+"""Names of layers in a recipe."""
 WANT_DIGESTS_MAX: Final = 1024
 RANGE_BLOCKS_MAX: Final = 64
 """Blocks of 16 KiB in one range reply."""

@@ -15,12 +15,12 @@ import gguf
 import numpy as np
 from transformers import modeling_gguf_pytorch_utils as reading
 
-from deepshard.compute.rounding import to_bf16
 from deepshard.compute.sources import Block
 from deepshard.encoding import encode
 from deepshard.primitives import tagged_hash
 from deepshard.shards.layout import row_elements
 from deepshard.shards.manifest import TensorEntry, TensorSlice
+from deepshard.shards.rounding import to_bf16
 
 _BY_ELEMENT: Final = frozenset({"TensorProcessor", "Gemma2TensorProcessor", "NemotronTensorProcessor"})
 _BY_ROW: Final = "LlamaTensorProcessor"

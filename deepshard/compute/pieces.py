@@ -67,8 +67,7 @@ class ShardReader:
         self._store = store
         self._base = base
         self._lineage = lineage_of(manifest, store, base.manifest if base else None)
-        # A lineage that doesn't end in a version that stands alone was ended by the base.
-        self._builds_on_base = any(shard.codec == "xor-planes" for shard in self._lineage[-1].shards)
+        self._builds_on_base = base is not None and self._lineage[-1] is base.manifest
         self._shards: dict[int, list[int]] = {}
         for number, shard in enumerate(manifest.shards):
             for part in shard.slices:
@@ -100,7 +99,7 @@ class ShardReader:
             return decoded
 
         def of_own(number: int) -> Buffer:
-            return decode_in(self._lineage, number, self._store, known.__getitem__)
+            return decode_in(self._lineage, number, self._store, known.__getitem__ if self._builds_on_base else None)
 
         base._fill(piece, theirs, of_base)  # noqa: SLF001
         self._fill(piece, own, of_own)

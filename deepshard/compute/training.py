@@ -2,13 +2,14 @@
 
 The weights are taken to fp32, trained with AdamW (Loshchilov and Hutter, arXiv 1711.05101; betas 0.9 and 0.95, epsilon
 1e-8, decay on matrices only, constant rate), the gradient clipped to norm 1, and rounded to the stored type at the end,
-to nearest with ties to even. Dropout is off.
+to nearest with ties to even. Dropout is off. With a LoRA recipe the weights stay as they are: factors beside them are
+trained, rounded, and merged (`adapters`).
 
 A step takes `batch_segments` segments of the round's order; its loss is the mean over their tokens of the negative
 log-likelihood, each token weighted by its segment's `weight_bp`. The gradient is summed over micro-batches of that one
 quotient, so how a machine splits a step changes nothing but rounding. A segment is padded on the right, where causal
 attention keeps padding out of sight of its tokens. The checkpoint tree has a leaf for each pass: the Merkle root over
-the content digests of the fp32 parameters, by name.
+the content digests of the fp32 parameters that are trained, by name.
 
 Shape suffixes: B sequences, T positions, N rows that have a target, H hidden width, V vocabulary.
 """
@@ -16,7 +17,7 @@ Shape suffixes: B sequences, T positions, N rows that have a target, H hidden wi
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,12 +25,13 @@ import torch
 from torch import Tensor
 
 from deepshard.chunk_tree import chunks_root
+from deepshard.compute.adapters import Adapters
 from deepshard.compute.jobs import Progress, Train, TrainResult
 from deepshard.compute.lineage import lineage_of
 from deepshard.compute.models import build_model, head_weight, hidden_states, load_tokenizer, model_directory
 from deepshard.compute.store import BlobStore
 from deepshard.compute.tokens import encode_text
-from deepshard.compute.weights import Report, delta_depth, load_weights, store_model
+from deepshard.compute.weights import Report, delta_depth, load_weights, merged_tensors, store_model
 from deepshard.errors import LocalError
 from deepshard.ledger.params import Recipe
 from deepshard.ledger.rounds import data_order
@@ -74,15 +76,25 @@ def train(job: Train, report: Report) -> TrainResult:
         _Sequence(encode_text(tokenizer, text, job.recipe.segment_tokens_max), weight / 10_000)
         for text, weight in zip(job.segments, job.weights_bp, strict=True)
     ]
-    losses, passes = _fit(model, sequences, job, report)
-    trained = _round(model, kinds)
-    del model
+    if job.recipe.lora is None:
+        adapters = None
+        parameters = dict(model.requires_grad_(requires_grad=True).named_parameters())
+    else:
+        adapters = Adapters(model, job.recipe.lora, list(kinds), job.order_seed)
+        parameters = adapters.parameters
+    losses, passes = _fit(model, parameters, sequences, job, report)
+    factors = adapters.factors() if adapters else {}
+    trained = {} if adapters else _round(model, kinds)
+    del model, parameters, adapters
     gc.collect()
     base = load_weights(job.base, report)
+    trained = trained or merged_tensors(base, factors)
     changed = sum(int((base.tensors[name] != tensor).sum()) for name, tensor in trained.items())
     total = sum(tensor.numel() for tensor in trained.values())
     depth = delta_depth(manifest, BlobStore(job.base.store)) + 1
-    stored, encoded_bytes = store_model(trained, manifest.files, BlobStore(job.store), report, base=base, depth=depth)
+    stored, encoded_bytes = store_model(
+        trained, manifest.files, BlobStore(job.store), report, base=base, depth=depth, factors=factors
+    )
     return TrainResult(
         manifest=manifest_digest(stored),
         weights_root=stored.weights_root,
@@ -95,10 +107,11 @@ def train(job: Train, report: Report) -> TrainResult:
     )
 
 
-def _fit(model: Any, sequences: Sequence[_Sequence], job: Train, report: Report) -> tuple[list[float], list[bytes]]:
+def _fit(
+    model: Any, parameters: Mapping[str, Tensor], sequences: Sequence[_Sequence], job: Train, report: Report
+) -> tuple[list[float], list[bytes]]:
     recipe = job.recipe
-    model.requires_grad_(requires_grad=True)
-    optimizer = _optimizer(model, recipe)
+    optimizer = _optimizer(parameters, recipe)
     order = data_order(job.order_seed, len(sequences), recipe.passes)
     size = max(1, recipe.batch_segments)
     steps = [
@@ -112,14 +125,14 @@ def _fit(model: Any, sequences: Sequence[_Sequence], job: Train, report: Report)
             losses.append(_step(model, optimizer, [sequences[index] for index in chosen], job.micro_batch))
             report(Progress(stage="train", done=done, total=len(steps)))
             if done == len(steps) or steps[done][0] != number:
-                passes.append(_checkpoint(model))
+                passes.append(_checkpoint(parameters))
     finally:
         torch.use_deterministic_algorithms(mode=False)
     return losses, passes
 
 
-def _optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = list(model.parameters())
+def _optimizer(trained: Mapping[str, Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    parameters = list(trained.values())
     decay = recipe.weight_decay_nano / 1e9
     groups = [
         {"params": [tensor for tensor in parameters if tensor.dim() >= 2], "weight_decay": decay},
@@ -136,7 +149,8 @@ def _step(model: Any, optimizer: torch.optim.Optimizer, chosen: Sequence[_Sequen
     loss = 0.0
     for start in range(0, len(chosen), micro_batch):
         loss += _accumulate(model, chosen[start : start + micro_batch], total)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM_MAX, foreach=False)
+    parameters = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM_MAX, foreach=False)
     if not bool(torch.isfinite(norm)):
         raise Diverged(f"the gradient is not finite at a loss of {loss:.3f} nats a token")
     optimizer.step()
@@ -169,7 +183,7 @@ class _WeightedNll(torch.autograd.Function):
     def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, targets_N: Tensor, share_N: Tensor) -> Tensor:
         loss = hidden_NH.new_zeros(())
         grad_hidden_NH = torch.empty_like(hidden_NH)
-        grad_head_VH = torch.zeros_like(head_VH)
+        grad_head_VH = torch.zeros_like(head_VH) if ctx.needs_input_grad[1] else None
         for start in range(0, hidden_NH.shape[0], _LOSS_BLOCK_ROWS):
             rows = slice(start, start + _LOSS_BLOCK_ROWS)
             targets_B1, share_B1 = targets_N[rows, None], share_N[rows, None]
@@ -178,21 +192,22 @@ class _WeightedNll(torch.autograd.Function):
             grad_BV = log_p_BV.exp_().mul_(share_B1)
             grad_BV.scatter_add_(1, targets_B1, -share_B1)
             grad_hidden_NH[rows] = grad_BV @ head_VH
-            grad_head_VH.addmm_(grad_BV.T, hidden_NH[rows])
+            if grad_head_VH is not None:
+                grad_head_VH.addmm_(grad_BV.T, hidden_NH[rows])
         ctx.gradients = (grad_hidden_NH, grad_head_VH)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         grad_hidden_NH, grad_head_VH = ctx.gradients
         ctx.gradients = None  # scaled in place and handed on: a copy of the head's gradient is a tenth of the model
-        return grad_hidden_NH.mul_(grad), grad_head_VH.mul_(grad), None, None
+        return grad_hidden_NH.mul_(grad), None if grad_head_VH is None else grad_head_VH.mul_(grad), None, None
 
 
-def _checkpoint(model: Any) -> bytes:
-    parameters = sorted(model.named_parameters())
+def _checkpoint(parameters: Mapping[str, Tensor]) -> bytes:
+    named = sorted(parameters.items())
     return merkle_root(
-        [content_digest(memoryview(tensor.detach().numpy().reshape(-1)).cast("B")) for _, tensor in parameters]
+        [content_digest(memoryview(tensor.detach().numpy().reshape(-1)).cast("B")) for _, tensor in named]
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, cast
@@ -16,8 +16,10 @@ from deepshard.compute.lineage import DELTA_CHAIN_MAX, decode_in, lineage_of
 from deepshard.compute.store import BlobStore
 from deepshard.encoding import encode
 from deepshard.errors import LocalError
+from deepshard.limits import CHUNK_DECODED_BYTES_MAX
 from deepshard.primitives import ZERO_DIGEST
-from deepshard.shards.codec import encode_entry
+from deepshard.shards.codec import encode_entry, encode_lora_entry
+from deepshard.shards.factors import Factors, factor_bytes, merge
 from deepshard.shards.layout import row_elements, split_file, tensor_rows
 from deepshard.shards.manifest import DType, FileEntry, Manifest, ShardEntry, TensorEntry, TensorSlice
 from deepshard.shards.partition import plan_shards
@@ -70,6 +72,7 @@ def load_weights(ref: ModelRef, report: Report, *, base: Weights | None = None) 
     store = BlobStore(ref.store)
     manifest = read_manifest(ref)
     chain = lineage_of(manifest, store, base.manifest if base else None)
+    is_on_base = base is not None and chain[-1] is base.manifest
     tensors = {entry.name: torch.empty(entry.shape, dtype=TORCH_TYPES[entry.dtype]) for entry in manifest.tensors}
     loaded = Weights(manifest, tensors)
 
@@ -78,7 +81,7 @@ def load_weights(ref: ModelRef, report: Report, *, base: Weights | None = None) 
         return _bytes(base, chain[-1].shards[number].slices)
 
     def place(number: int) -> None:
-        decoded = decode_in(chain, number, store, known)
+        decoded = decode_in(chain, number, store, known if is_on_base else None)
         start = 0
         for part in manifest.shards[number].slices:
             target = _block(loaded, part)
@@ -100,15 +103,18 @@ def store_model(
     *,
     base: Weights | None = None,
     depth: int = 0,
+    factors: Mapping[str, Factors] | None = None,
 ) -> tuple[Manifest, int]:
-    """Write a model's chunks, file parts and manifest; the manifest and the encoded bytes of its chunks.
+    """Write a model's chunks, file parts and manifest; the manifest, and the bytes of the chunks that `base` lacks.
 
     Args:
         tensors: what to store, each tensor once, in its stored dtype; the manifest lists them by name.
         files: the model's small files, or entries that are in the store already.
-        base: the parent. A shard equal to the parent's keeps its entry, if that isn't a delta; another becomes a
-            delta, or is stored whole where that is smaller.
+        base: the parent. A shard equal to the parent's keeps its entry; another becomes a delta, or is stored whole
+            where that is smaller.
         depth: deltas under the parent; at `DELTA_CHAIN_MAX` the model is stored whole and has no parent.
+        factors: of the tensors that are the parent's merged with them. Their shards become these factors, unless that
+            is more than a chunk may hold.
 
     Raises:
         LocalError: a tensor's dtype isn't stored, a row is larger than a shard may be, or the disk is full.
@@ -123,15 +129,20 @@ def store_model(
         Manifest(1, ZERO_DIGEST, ZERO_DIGEST, entries, (), ()),
         {name: tensors[name].detach().contiguous() for name in names},
     )
+    known = {number: factors[name] for number, name in enumerate(names) if name in factors} if factors else {}
     plan = [shard.slices for shard in base.manifest.shards] if base else plan_shards(entries)
 
     def write(number: int) -> ShardEntry:
         decoded = _bytes(new, plan[number])
         old = base.manifest.shards[number] if base else None
         old_decoded = _bytes(base, plan[number]) if base else None
-        # An entry that is a delta builds on the parent's parent and can't be the child's: then it is a delta of zeros.
-        if old is not None and decoded == old_decoded and old.codec != "xor-planes":
+        if old is not None and decoded == old_decoded:
             return old
+        wanted = {part.tensor: known[part.tensor] for part in plan[number] if part.tensor in known}
+        if old_decoded is not None and wanted and _fit_a_chunk(entries, wanted):
+            entry, chunk = encode_lora_entry(plan[number], decoded, base=old_decoded, factors=wanted)
+            store.put(chunk)
+            return entry
         entry, chunk = encode_entry(entries, plan[number], decoded, base=old_decoded)
         if old is not None and len(chunk) > _DELTA_WORTH * len(decoded):
             whole, whole_chunk = encode_entry(entries, plan[number], decoded)
@@ -150,12 +161,34 @@ def store_model(
     manifest = Manifest(1, parent, weights_root(entries, shards), entries, tuple(shards), kept)
     check_manifest(manifest)
     store.put(encode(manifest))
-    return manifest, sum(shard.chunk_bytes for shard in shards)
+    there = {shard.chunk for shard in base.manifest.shards} if base else set()
+    return manifest, sum({shard.chunk: shard.chunk_bytes for shard in shards if shard.chunk not in there}.values())
 
 
 def delta_depth(manifest: Manifest, store: BlobStore) -> int:
     """Number of versions under `manifest` that reading it needs."""
     return len(lineage_of(manifest, store)) - 1
+
+
+def merged_tensors(base: Weights, factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """The tensors of `base`, those that have factors merged with them (`shards.factors`), the others as they are.
+
+    Raises:
+        FlushedSubnormals: this thread doesn't compute as IEEE 754 says.
+    """
+    merged: dict[str, Tensor] = {}
+    for number, entry in enumerate(base.manifest.tensors):
+        merged[entry.name] = base.tensors[entry.name]
+        if entry.name in factors:
+            block = _block(base, TensorSlice(number, 0, tensor_rows(entry)))
+            found = torch.from_numpy(merge(block, entry, factors[entry.name]))
+            merged[entry.name] = found.view(TORCH_TYPES[entry.dtype]).reshape(entry.shape)
+    return merged
+
+
+def _fit_a_chunk(tensors: Sequence[TensorEntry], factors: Mapping[int, Factors]) -> bool:
+    size = sum(factor_bytes(tensors[number], found.b.shape[1]) for number, found in factors.items())
+    return size <= CHUNK_DECODED_BYTES_MAX
 
 
 def _entry(name: str, tensor: Tensor) -> TensorEntry:

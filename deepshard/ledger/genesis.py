@@ -7,7 +7,7 @@ import msgspec
 from deepshard.errors import UsageError
 from deepshard.ledger import keys
 from deepshard.ledger.funds import SUPPLY_MAX
-from deepshard.ledger.params import Genesis, Params
+from deepshard.ledger.params import Genesis, LoraRecipe, Params
 from deepshard.ledger.records import (
     Account,
     ActiveSet,
@@ -20,7 +20,14 @@ from deepshard.ledger.records import (
 )
 from deepshard.ledger.state import Draft, State
 from deepshard.ledger.trie import Trie
-from deepshard.limits import AUDITS_MAX, CLOCK_DRIFT_MS_MAX, PROBES_MAX, VALIDATORS_MAX
+from deepshard.limits import (
+    AUDITS_MAX,
+    CLOCK_DRIFT_MS_MAX,
+    LORA_LAYERS_MAX,
+    LORA_RANK_MAX,
+    PROBES_MAX,
+    VALIDATORS_MAX,
+)
 from deepshard.primitives import address_of, tagged_hash
 
 
@@ -98,9 +105,20 @@ def _check_params(params: Params) -> None:
     )
     wrong = [message for holds, message in rules if not holds]
     phases = ("vote_commit", "vote_reveal", "join", "commit", "reveal", "report")
+    wrong += _wrong_lora(recipe.lora) if recipe.lora else []
     wrong += [f"{name}_blocks must be at least 1" for name in phases if getattr(params, f"{name}_blocks") < 1]
     if wrong:
         raise UsageError("genesis parameters are inconsistent: " + "; ".join(wrong))
+
+
+def _wrong_lora(lora: LoraRecipe) -> list[str]:
+    rules = (
+        (1 <= lora.rank <= LORA_RANK_MAX, f"recipe.lora.rank is {lora.rank}, must be 1 to {LORA_RANK_MAX}"),
+        (lora.alpha >= 1, "recipe.lora.alpha must be at least 1"),
+        (len(lora.layers) <= LORA_LAYERS_MAX, f"recipe.lora.layers are more than {LORA_LAYERS_MAX}"),
+        (len(set(lora.layers)) == len(lora.layers), "recipe.lora.layers names a layer twice"),
+    )
+    return [message for holds, message in rules if not holds]
 
 
 def _too_long_trust(params: Params) -> str:

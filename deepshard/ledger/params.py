@@ -12,13 +12,28 @@ from deepshard.primitives import Address, Amount, BasisPoints, Count, Digest, He
 
 TallyRule = Literal["dynamic-threshold", "quadratic", "surprisingly-popular"]
 ChainId = Annotated[str, msgspec.Meta(min_length=1, max_length=50, pattern=r"^[a-z0-9][a-z0-9-]*\Z")]
+LayerName = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9_.\-]+\Z")]
+
+
+class LoraRecipe(Record, frozen=True):
+    """Train factors of low rank beside the frozen weights (arXiv 2106.09685), and merge them at the end.
+
+    The update of a matrix is `alpha / rank * B A`. `layers` are names of linear layers, each one's last parts, such as
+    `q_proj` or `mlp.up_proj`; none means every linear layer that is part of a numbered one: all projections of
+    attention and of the MLPs.
+    """
+
+    rank: Count
+    alpha: Count
+    layers: tuple[LayerName, ...] = ()
 
 
 class Recipe(Record, frozen=True):
-    """How every trainer of a round trains: full fine-tune with AdamW in fp32 over bf16 weights, rounded at the end.
+    """How every trainer of a round trains: with AdamW in fp32 over the stored weights, rounded at the end.
 
     `learning_rate_nano` is the rate times 10^9; a step takes `batch_segments` segments in the round's data order; the
     order repeats with a fresh permutation for each of `passes` passes. Segments are cut to `segment_tokens_max`.
+    `lora` says what is trained; without it that is all of the weights.
     """
 
     passes: Count
@@ -26,6 +41,7 @@ class Recipe(Record, frozen=True):
     learning_rate_nano: Count
     weight_decay_nano: Count
     segment_tokens_max: Count
+    lora: LoraRecipe | None = None
 
 
 class ProbePlan(Record, frozen=True):

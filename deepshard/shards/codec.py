@@ -15,15 +15,16 @@ Form of a `planes` or `xor-planes` chunk, integers little-endian:
 The planes follow from the manifest: for each dtype present in the shard, in the order bf16, f16, f32, i8, the elements
 of all its slices of that dtype, concatenated; from the most significant byte to the least. A plane is a frame only if
 that is shorter than the plane itself, so a chunk is at most 37 bytes longer than its shard. A `raw` chunk is the
-decoded shard.
+decoded shard. A `lora` chunk holds the factors of a low-rank update of the base: see `factors`.
 
-numpy is imported here and in `planes` and nowhere else in this room; the control plane imports neither.
+numpy is imported here and in `factors`, `planes` and `rounding` and nowhere else in this room; the control plane
+imports none of them.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -32,8 +33,9 @@ import zstandard
 from deepshard.errors import LocalError
 from deepshard.primitives import ZERO_DIGEST, content_digest
 from deepshard.shards.errors import CorruptChunk, WrongShardSize
+from deepshard.shards.factors import Factors, merge_shard, pack_factors, read_ranks, unpack_factors
 from deepshard.shards.layout import ITEM_BYTES, shard_name, slice_spans
-from deepshard.shards.manifest import Codec, DType, ShardEntry, TensorEntry, TensorSlice
+from deepshard.shards.manifest import DELTA_CODECS, Codec, DType, ShardEntry, TensorEntry, TensorSlice
 from deepshard.shards.planes import CONTEXTS, DEFAULT_LEVEL, Bytes, compress_plane, join_elements, split_elements
 
 Spans = Sequence[tuple[DType, int]]
@@ -117,16 +119,20 @@ def encode_entry(
     """Encode a shard and describe it for the manifest: as a delta where the parent's decoded `base` is given."""
     codec: Codec = "planes" if base is None else "xor-planes"
     chunk = encode_shard(decoded, slice_spans(tensors, slices), codec, base=base, level=level)
-    entry = ShardEntry(
-        slices=slices,
-        decoded_bytes=len(decoded),
-        decoded_digest=content_digest(decoded),
-        codec=codec,
-        chunk=content_digest(chunk),
-        chunk_bytes=len(chunk),
-        base=ZERO_DIGEST if base is None else content_digest(base),
-    )
-    return entry, chunk
+    return _entry(slices, decoded, codec, chunk, base), chunk
+
+
+def encode_lora_entry(
+    slices: tuple[TensorSlice, ...],
+    decoded: Buffer,
+    *,
+    base: Buffer,
+    factors: Mapping[int, Factors],
+) -> tuple[ShardEntry, bytes]:
+    """Describe a shard that is its parent's decoded `base` merged with factors, by number of their tensor."""
+    ranks, elements = pack_factors(slices, factors)
+    chunk = ranks + encode_shard(elements, [("bf16", len(elements))], "planes")
+    return _entry(slices, decoded, "lora", chunk, base), chunk
 
 
 def decode_and_verify(
@@ -135,7 +141,7 @@ def decode_and_verify(
     """Decoded bytes of a shard of a checked manifest; the chunk's address is verified before anything is decompressed.
 
     Args:
-        base: decoded bytes of the parent's shard where `entry.codec` is `xor-planes`; ignored elsewhere.
+        base: decoded bytes of the parent's shard where the entry names one; ignored elsewhere.
 
     Raises:
         CorruptChunk: the chunk isn't the one named, or doesn't decode to what the manifest says.
@@ -148,14 +154,47 @@ def decode_and_verify(
         raise WrongShardSize(f"shard {name} declares {entry.decoded_bytes} bytes, its slices are {_total(spans)}")
     if len(chunk) != entry.chunk_bytes or content_digest(chunk) != entry.chunk:
         raise CorruptChunk(name, f"{len(chunk)} bytes are not the chunk {entry.chunk.hex()}")
-    needs_base = entry.codec == "xor-planes"
+    needs_base = entry.codec in DELTA_CODECS
     if needs_base and (base is None or len(base) != entry.decoded_bytes or content_digest(base) != entry.base):
         got = "nothing" if base is None else content_digest(base).hex()
         raise LocalError(f"shard {name} builds on the decoded shard {entry.base.hex()}, got {got}")
-    decoded = decode_shard(chunk, spans, entry.codec, base=base if needs_base else None, name=name)
+    if entry.codec == "lora":
+        assert base is not None
+        decoded = decode_lora(chunk, tensors, entry.slices, base, name=name)
+    else:
+        decoded = decode_shard(chunk, spans, entry.codec, base=base if needs_base else None, name=name)
     if content_digest(decoded) != entry.decoded_digest:
         raise CorruptChunk(name, f"chunk {entry.chunk.hex()} does not decode to {entry.decoded_digest.hex()}")
     return decoded
+
+
+def decode_lora(
+    chunk: bytes, tensors: Sequence[TensorEntry], slices: Sequence[TensorSlice], base: Buffer, *, name: str = ""
+) -> memoryview:
+    """The decoded shard that a `lora` chunk makes of its base, the parent's.
+
+    Raises:
+        CorruptChunk: the chunk isn't one of a shard of these slices.
+        FlushedSubnormals: this thread doesn't compute as IEEE 754 says.
+    """
+    ranks, start, size = read_ranks(chunk, tensors, slices, name)
+    elements = decode_shard(chunk[start:], [("bf16", size)], "planes", name=name)
+    factors = unpack_factors(np.frombuffer(elements, np.uint8), ranks, tensors, name)
+    return merge_shard(np.frombuffer(base, np.uint8), tensors, slices, factors).data.toreadonly()
+
+
+def _entry(
+    slices: tuple[TensorSlice, ...], decoded: Buffer, codec: Codec, chunk: bytes, base: Buffer | None
+) -> ShardEntry:
+    return ShardEntry(
+        slices=slices,
+        decoded_bytes=len(decoded),
+        decoded_digest=content_digest(decoded),
+        codec=codec,
+        chunk=content_digest(chunk),
+        chunk_bytes=len(chunk),
+        base=ZERO_DIGEST if base is None else content_digest(base),
+    )
 
 
 def _total(spans: Spans) -> int:

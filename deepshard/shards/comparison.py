@@ -33,14 +33,14 @@ class Comparison(NamedTuple):
 def compare(old: Manifest, new: Manifest) -> Comparison:
     """Compare two checked manifests; shards count as equal where they are cut alike and decode to the same bytes."""
     before = {_cut(old, shard.slices): shard.decoded_digest for shard in old.shards}
-    fetched = 0
+    fetched: dict[bytes, int] = {}
     changed_shards = 0
     by_tensor: dict[int, int] = {}
     for shard in new.shards:
         if before.get(_cut(new, shard.slices)) == shard.decoded_digest:
             continue
         changed_shards += 1
-        fetched += shard.chunk_bytes
+        fetched[shard.chunk] = shard.chunk_bytes
         for part in shard.slices:
             by_tensor[part.tensor] = by_tensor.get(part.tensor, 0) + _slice_bytes(new.tensors[part.tensor], part)
     names_old = {tensor.name: tensor for tensor in old.tensors}
@@ -48,8 +48,8 @@ def compare(old: Manifest, new: Manifest) -> Comparison:
     return Comparison(
         shards=len(new.shards),
         shards_changed=changed_shards,
-        bytes_to_fetch=fetched,
-        bytes_whole=sum(shard.chunk_bytes for shard in new.shards),
+        bytes_to_fetch=sum(fetched.values()),
+        bytes_whole=sum({shard.chunk: shard.chunk_bytes for shard in new.shards}.values()),
         only_in_old=tuple(name for name in names_old if name not in names_new),
         only_in_new=tuple(tensor.name for tensor in new.tensors if tensor.name not in names_old),
         changed=tuple(

@@ -112,7 +112,8 @@ def shard_lineage(lineage: Sequence[Manifest], index: int) -> list[ShardEntry]:
     """
     entries: list[ShardEntry] = []
     for manifest in lineage:
-        entries.append(manifest.shards[index])
+        if not entries or entries[-1] != manifest.shards[index]:  # else the child has kept its parent's entry
+            entries.append(manifest.shards[index])
         if manifest.shards[index].base == ZERO_DIGEST:
             break
     return entries

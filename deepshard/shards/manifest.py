@@ -8,7 +8,7 @@ decoded bytes only, so it depends on no compressor.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -17,7 +17,9 @@ from deepshard.limits import CHUNK_BYTES_MAX, CHUNK_DECODED_BYTES_MAX, MANIFEST_
 from deepshard.primitives import Count, Digest
 
 DType = Literal["bf16", "f16", "f32", "i8"]
-Codec = Literal["planes", "xor-planes", "raw"]
+Codec = Literal["planes", "xor-planes", "raw", "lora"]
+DELTA_CODECS: Final[frozenset[Codec]] = frozenset({"xor-planes", "lora"})
+"""Codecs whose chunks say how a shard differs from its parent's."""
 # \Z, not $: the latter also matches before a trailing newline.
 TensorName = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9_.\-]+\Z")]
 FileName = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*\Z")]
@@ -45,7 +47,10 @@ class TensorSlice(Record, frozen=True):
 
 
 class ShardEntry(Record, frozen=True):
-    """A shard and its chunk. `base` is the decoded digest of the parent's shard for `xor-planes`, else zero."""
+    """A shard and its chunk. `base` is the decoded digest of the parent's shard for `DELTA_CODECS`, else zero.
+
+    An entry may be the parent's own, `base` included: the same bytes, for which nothing new is stored.
+    """
 
     slices: Annotated[tuple[TensorSlice, ...], msgspec.Meta(min_length=1)]
     decoded_bytes: Annotated[int, msgspec.Meta(ge=0, le=CHUNK_DECODED_BYTES_MAX)]

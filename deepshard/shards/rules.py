@@ -19,7 +19,7 @@ from deepshard.shards.errors import (
     WrongWeightsRoot,
 )
 from deepshard.shards.layout import file_part_count, row_elements, shard_name, slice_spans, tensor_rows
-from deepshard.shards.manifest import Manifest, ShardEntry, TensorEntry, TensorSlice
+from deepshard.shards.manifest import DELTA_CODECS, Manifest, ShardEntry, TensorEntry, TensorSlice
 
 
 def weights_root(tensors: Sequence[TensorEntry], shards: Sequence[ShardEntry]) -> bytes:
@@ -80,7 +80,7 @@ def check_child(manifest: Manifest, parent: Manifest) -> None:
     for number, (shard, old) in enumerate(zip(manifest.shards, parent.shards, strict=True)):
         if shard.slices != old.slices:
             raise InconsistentBase(f"shard {number} is cut differently from the parent's")
-        if shard.base not in {ZERO_DIGEST, old.decoded_digest}:
+        if shard.base not in {ZERO_DIGEST, old.decoded_digest} and shard != old:
             name = shard_name(manifest.tensors, shard.slices)
             raise InconsistentBase(
                 f"shard {number}, {name}, builds on {shard.base.hex()}, the parent's is {old.decoded_digest.hex()}"
@@ -116,7 +116,7 @@ def _check_shard(number: int, shard: ShardEntry, manifest: Manifest) -> None:
     size = sum(span for _, span in slice_spans(manifest.tensors, shard.slices))
     if shard.decoded_bytes != size:
         raise WrongShardSize(f"shard {number} declares {shard.decoded_bytes} bytes, its slices are {size}")
-    is_delta = shard.codec == "xor-planes"
+    is_delta = shard.codec in DELTA_CODECS
     if is_delta != (shard.base != ZERO_DIGEST):
         raise InconsistentBase(f"shard {number} has codec {shard.codec} and base {shard.base.hex()}")
     if is_delta and manifest.parent == ZERO_DIGEST:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from synthetic import SMALL, write_model, write_safetensors
 
-from deepshard.compute.rounding import to_bf16
 from deepshard.compute.sources import SafetensorsSource, open_safetensors
 from deepshard.errors import LocalError, UsageError
 from deepshard.shards.layout import row_elements, tensor_rows
 from deepshard.shards.manifest import TensorSlice
+from deepshard.shards.rounding import to_bf16
 
 TWO = {"a": ("BF16", (4, 6)), "b": ("F32", (3,))}
 

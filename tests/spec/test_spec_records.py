@@ -50,6 +50,7 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], ...]] = {
         params.GenesisAccount,
         params.Params,
         params.Recipe,
+        params.LoraRecipe,
         params.ProbePlan,
         params.VerdictLimits,
         trie_chunks.StateChunk,

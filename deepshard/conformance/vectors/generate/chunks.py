@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from deepshard.conformance.vectors.document import Json, accept, digest_of, document, refuse
 from deepshard.conformance.vectors.generate.framing import raw, rle, zstd
+from deepshard.conformance.vectors.generate.lora import lora_cases
 from deepshard.conformance.vectors.generate.planes import (
     MIXED,
     TENSORS,
@@ -37,7 +38,7 @@ def make() -> Json:
     return document(
         "chunks",
         "Chunks (chapter 8.4): what they decode to, and those that have to be refused.",
-        [*_good(), *_wrong_address(), *_wrong_forms(), *_wrong_planes(), *_wrong_content()],
+        [*_good(), *_wrong_address(), *_wrong_forms(), *_wrong_planes(), *_wrong_content(), *lora_cases()],
     )
 
 

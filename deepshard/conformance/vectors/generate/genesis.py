@@ -14,7 +14,7 @@ from deepshard.conformance.vectors.generate import forms
 from deepshard.conformance.vectors.generate.ledger import BALANCE, TOKEN, VALIDATORS, genesis
 from deepshard.conformance.vectors.generate.proofs import root_of
 from deepshard.encoding import Record
-from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator, Params
+from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator, LoraRecipe, Params
 from deepshard.primitives import address_of, tagged_hash
 
 _GOOD: Final = ("10.7/1", "10.7/2", "10.7/5", "10.7/6", "11.8/4", "11.8/5")
@@ -101,6 +101,8 @@ def _starts() -> Iterator[Json]:
         ("a text twice in a pool", replace(_GENESIS, heldout=twice, canaries=twice[:2])),
         ("as much money as there may be", _bare(accounts=(rich,))),
         ("the longest chain id", _bare(chain_id="0" * 50, time_ms=2**62)),
+        ("a LoRA recipe", _with({"recipe.lora": LoraRecipe(128, 1, ("q_proj", "mlp.up_proj"))})),
+        ("a LoRA recipe for all layers", _with({"recipe.lora": LoraRecipe(1, 16)})),
     ):
         entries = _entries(given)
         encoded = forms.encoded(_values(given))
@@ -177,6 +179,19 @@ def _parameters() -> Iterator[Json]:
     at_least |= {f"{phase}_blocks": 0 for phase in ("vote_commit", "vote_reveal", "join", "commit", "reveal", "report")}
     at_least |= {"probes.batch": 0, "probes.span_tokens": 0, "recipe.passes": 0, "recipe.batch_segments": 0}
     at_least |= {"probes.tokens_max": 1, "recipe.segment_tokens_max": 1}
+    lora = LoraRecipe(8, 16, ("q_proj", "mlp.up_proj"))
+    yield from (
+        _bad(f"recipe.lora: {name}", _PARAMS, _with({"recipe.lora": replace(lora, **changes)}))
+        for name, changes in (
+            ("rank = 0", {"rank": 0}),
+            ("rank = 129", {"rank": 129}),
+            ("alpha = 0", {"alpha": 0}),
+            ("65 layers", {"layers": tuple(f"layer-{number}" for number in range(65))}),
+            ("a layer twice", {"layers": ("q_proj", "q_proj")}),
+            ("a layer without a name", {"layers": ("",)}),
+            ("a layer called 'a b'", {"layers": ("a b",)}),
+        )
+    )
     for name, value in at_least.items():
         yield _bad(f"{name} = {value}", _PARAMS, _with({name: value}))
     for params in (

@@ -240,6 +240,8 @@ def _bases() -> Iterator[Json]:
     yield _bad("xor-planes without a base", "InconsistentBase", replace(_NEXT, shards=(bare, *rest)))
     orphan = _rooted(replace(_NEXT, parent=ZERO_DIGEST))
     yield _bad("a base without a parent", "InconsistentBase", orphan)
+    factors = replace(delta, codec="lora", base=ZERO_DIGEST)
+    yield _bad("lora without a base", "InconsistentBase", replace(_NEXT, shards=(factors, *rest)))
 
 
 def _files() -> Iterator[Json]:
@@ -260,6 +262,20 @@ def _children() -> Iterator[Json]:
     parent = {"parent_encoded": encode(_BASE)}
     address = content_digest(encode(_NEXT))
     yield accept("child: a delta", (*_GOOD, *_CHILD), **_fields(_NEXT, manifest=_NEXT, digest=address, **parent))
+    factors = replace(_NEXT, shards=(replace(_NEXT.shards[0], codec="lora"), _NEXT.shards[1]))
+    address = content_digest(encode(factors))
+    yield accept("child: factors", (*_GOOD, *_CHILD), **_fields(factors, manifest=factors, digest=address, **parent))
+    after = replace(_NEXT, parent=content_digest(encode(_NEXT)))
+    address, grandparent = content_digest(encode(after)), {"parent_encoded": encode(_NEXT)}
+    kept = (*_CHILD, "8.3/4")
+    yield accept("child: a delta that is kept", kept, **_fields(after, manifest=after, digest=address, **grandparent))
+    for name, changes in (
+        ("chunk", {"chunk": digest_of("chunk")}),
+        ("codec", {"codec": "lora"}),
+        ("size", {"chunk_bytes": after.shards[0].chunk_bytes + 1}),
+    ):
+        other = replace(after, shards=(replace(after.shards[0], **changes), after.shards[1]))
+        yield refuse(f"child: kept but for its {name}", kept, "InconsistentBase", **_fields(other, **grandparent))
     whole = _rooted(replace(_NEXT, shards=(_plain_shard(0, 1), _plain_shard(1, 1))))
     address = content_digest(encode(whole))
     yield accept("child: no deltas", _CHILD, **_fields(whole, manifest=whole, digest=address, **parent))

@@ -88,5 +88,5 @@ def entry_of(
     slices: tuple[TensorSlice, ...], decoded: bytes, codec: Codec, chunk: bytes, base: bytes = b""
 ) -> ShardEntry:
     """The manifest's entry of a shard."""
-    address = content_digest(base) if codec == "xor-planes" else ZERO_DIGEST
+    address = content_digest(base) if codec in {"xor-planes", "lora"} else ZERO_DIGEST
     return ShardEntry(slices, len(decoded), content_digest(decoded), codec, content_digest(chunk), len(chunk), address)

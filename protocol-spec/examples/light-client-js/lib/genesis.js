@@ -4,16 +4,17 @@ import { taggedHash } from './blake3.js';
 import { addressOf } from './ed25519.js';
 import { malformed, UsageError } from './errors.js';
 import * as limits from './limits.js';
-import { encode, enumeration, list, record, text } from './msgpack.js';
+import { encode, enumeration, list, optional, record, text } from './msgpack.js';
 import { address, amount, basisPoints, count, digest, height, millinats, publicKey, shardCount } from './types.js';
 import { checkValidators } from './validators.js';
 
 const fields = (type, ...names) => Object.fromEntries(names.map((name) => [name, type]));
 
-const Recipe = record(
-  'Recipe',
-  fields(count, 'passes', 'batchSegments', 'learningRateNano', 'weightDecayNano', 'segmentTokensMax'),
-);
+const LoraRecipe = record('LoraRecipe', { ...fields(count, 'rank', 'alpha'), layers: list(text(256, 1)) });
+const Recipe = record('Recipe', {
+  ...fields(count, 'passes', 'batchSegments', 'learningRateNano', 'weightDecayNano', 'segmentTokensMax'),
+  lora: optional(LoraRecipe),
+});
 const ProbePlan = record('ProbePlan', {
   ...fields(count, 'batch', 'heldout', 'rejected', 'general', 'perturbations', 'tokensMax'),
   replacedBp: basisPoints,

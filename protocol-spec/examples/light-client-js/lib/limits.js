@@ -51,6 +51,7 @@ export const MANIFEST_SHARDS_MAX = 1 << 17;
 export const MANIFEST_FILES_MAX = 64;
 export const SHARD_SLICES_MAX = 4096;
 export const TENSOR_DIMENSIONS_MAX = 8;
+export const LORA_RANK_MAX = 128;
 export const FILE_PART_BYTES_MAX = 4 * MIB;
 export const CHUNK_DECODED_BYTES_MAX = 4 * MIB;
 export const CHUNK_BYTES_MAX = CHUNK_DECODED_BYTES_MAX + 64 * KIB;

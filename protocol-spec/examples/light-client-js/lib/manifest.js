@@ -42,7 +42,7 @@ export const ShardEntry = record('ShardEntry', {
   slices: list(TensorSlice, Infinity, 1),
   decodedBytes: int(0, limits.CHUNK_DECODED_BYTES_MAX),
   decodedDigest: digest,
-  codec: enumeration('planes', 'xor-planes', 'raw'),
+  codec: enumeration('planes', 'xor-planes', 'raw', 'lora'),
   chunk: digest,
   chunkBytes: int(0, limits.CHUNK_BYTES_MAX),
   base: digest,
@@ -60,6 +60,12 @@ export const Manifest = record('Manifest', {
   shards: list(ShardEntry, limits.MANIFEST_SHARDS_MAX),
   files: list(FileEntry),
 });
+
+/** Codecs whose chunks say how a shard differs from the parent's. */
+export const DELTA_CODECS = new Set(['xor-planes', 'lora']);
+
+/** Whether a shard has kept its parent's entry: the same bytes, decoded as the parent's are (8.3/4). */
+export const isKept = (shard, old) => encode(shard, ShardEntry).equals(encode(old, ShardEntry));
 
 const tensorTable = list(TensorEntry);
 const refuse = (name, message) => {
@@ -97,7 +103,7 @@ export function checkChild(manifest, parent) {
     const old = parent.shards[number];
     if (differs(list(TensorSlice), shard.slices, old.slices))
       inconsistent(`shard ${number} is cut differently from the parent's`);
-    if (!shard.base.equals(ZERO_DIGEST) && !shard.base.equals(old.decodedDigest))
+    if (!shard.base.equals(ZERO_DIGEST) && !shard.base.equals(old.decodedDigest) && !isKept(shard, old))
       inconsistent(`shard ${number} builds on another base`);
   });
 }
@@ -142,7 +148,7 @@ function checkShard({ tensors, parent }, shard, number) {
   const size = spansOf(tensors, shard.slices).reduce((sum, span) => sum + span.bytes, 0);
   if (shard.decodedBytes !== size)
     refuse('WrongShardSize', `shard ${number} declares ${shard.decodedBytes} bytes, its slices are ${size}`);
-  const isDelta = shard.codec === 'xor-planes';
+  const isDelta = DELTA_CODECS.has(shard.codec);
   if (isDelta === shard.base.equals(ZERO_DIGEST))
     refuse('InconsistentBase', `shard ${number} has codec ${shard.codec} and another base`);
   if (isDelta && parent.equals(ZERO_DIGEST))

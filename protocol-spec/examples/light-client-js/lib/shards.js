@@ -1,6 +1,7 @@
 // Chunks: how the decoded bytes of a shard are stored and sent (8.4).
 
 import { RemoteError } from './errors.js';
+import { decodeFactors } from './lora.js';
 import { ITEM_BYTES, spansOf } from './manifest.js';
 import { contentAddress } from './ranges.js';
 import { decompress } from './zstd.js';
@@ -19,7 +20,12 @@ export function decodeShard(manifest, entry, chunk, base = null) {
   if (chunk.length !== entry.chunkBytes)
     throw corrupt(`chunk of ${chunk.length} bytes, the manifest says ${entry.chunkBytes}`);
   if (!contentAddress(chunk).equals(entry.chunk)) throw corrupt('chunk with another address than the manifest names');
-  const decoded = entry.codec === 'raw' ? chunk : decodePlanes(chunk, spansOf(manifest.tensors, entry.slices));
+  const decoded =
+    entry.codec === 'raw'
+      ? chunk
+      : entry.codec === 'lora'
+        ? decodeFactors(manifest.tensors, entry.slices, chunk, base, decodePlanes)
+        : decodePlanes(chunk, spansOf(manifest.tensors, entry.slices));
   if (entry.codec === 'xor-planes') for (let i = 0; i < decoded.length; i += 1) decoded[i] ^= base[i]; // 8.4/2
   if (!contentAddress(decoded).equals(entry.decodedDigest))
     throw corrupt('chunk does not decode to what the manifest names'); // 8.4/8

@@ -8,7 +8,7 @@ import { LocalError, UsageError } from './errors.js';
 import { Follower } from './follower.js';
 import { firstValidators, genesisHash } from './genesis.js';
 import * as limits from './limits.js';
-import { checkChild, decodeManifest } from './manifest.js';
+import { checkChild, decodeManifest, DELTA_CODECS, isKept } from './manifest.js';
 import { currentModel, licence } from './records.js';
 import { decodeShard } from './shards.js';
 import { totalPower } from './validators.js';
@@ -78,10 +78,11 @@ async function download(connection, follower, model, ours, number, report) {
 async function downloadShard(fetch, manifest, number, report) {
   const { codec, chunk: address, decodedBytes, decodedDigest } = manifest.shards[number];
   let parentShard = null;
-  if (codec === 'xor-planes') {
+  if (DELTA_CODECS.has(codec)) {
     const parent = decodeManifest(await fetch('parent manifest', manifest.parent, limits.MANIFEST_BYTES_MAX));
     checkChild(manifest, parent);
     parentShard = await downloadShard(fetch, parent, number, report);
+    if (isKept(manifest.shards[number], parent.shards[number])) return parentShard;
   }
   const chunk = await fetch('chunk', address, limits.CHUNK_BYTES_MAX);
   const decoded = decodeShard(manifest, manifest.shards[number], chunk, parentShard);

@@ -113,7 +113,7 @@ const GENESIS = {
     jailBlocks: 1,
     blockIntervalMs: 1,
     trustingPeriodMs: 3_600_000,
-    recipe: { passes: 1, batchSegments: 1, learningRateNano: 1, weightDecayNano: 1, segmentTokensMax: 2 },
+    recipe: { passes: 1, batchSegments: 1, learningRateNano: 1, weightDecayNano: 1, segmentTokensMax: 2, lora: null },
     probes: {
       batch: 1,
       heldout: 1,
