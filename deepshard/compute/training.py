@@ -207,7 +207,7 @@ class _WeightedNll(torch.autograd.Function):
 def _checkpoint(parameters: Mapping[str, Tensor]) -> bytes:
     named = sorted(parameters.items())
     return merkle_root(
-        [content_digest(memoryview(tensor.detach().numpy().reshape(-1)).cast("B")) for _, tensor in named]
+        [content_digest(tensor.detach().reshape(-1).view(torch.uint8).numpy().data) for _, tensor in named]
     )
 
 

@@ -16,7 +16,8 @@ from deepshard.compute.weights import Weights, delta_depth, load_weights, read_m
 from deepshard.errors import DiskCorruption, UsageError
 from deepshard.primitives import ZERO_DIGEST, content_digest
 from deepshard.shards.errors import InconsistentBase
-from deepshard.shards.rules import manifest_digest
+from deepshard.shards.layout import shard_lineage
+from deepshard.shards.rules import check_child, manifest_digest
 
 
 def quiet(_: Progress) -> None:
@@ -127,17 +128,22 @@ def test_a_missing_or_flipped_chunk_is_named(tiny: ModelRef, tmp_path: Path) -> 
         load_weights(ref, quiet)
 
 
-def test_a_shard_that_changed_once_and_not_again_builds_on_its_parent(tiny: ModelRef) -> None:
+@pytest.mark.clause("8.3/4")
+def test_a_shard_that_changed_once_and_not_again_keeps_its_entry(tiny: ModelRef) -> None:
     store, first = BlobStore(tiny.store), load_weights(tiny, quiet)
     ref = child_of(first, store, {"model.norm.weight": first.tensors["model.norm.weight"] * 3})
     second = load_weights(ref, quiet)
     (changed,) = (shard for shard in second.manifest.shards if shard.codec == "xor-planes")
     third, _ = store_model(second.tensors, second.manifest.files, store, quiet, base=second)
     (again,) = (shard for shard in third.shards if shard.codec == "xor-planes")
-    assert (again.decoded_digest, again.base) == (changed.decoded_digest, changed.decoded_digest)
-    assert again.chunk_bytes < 100
-    found = load_weights(ModelRef(manifest=manifest_digest(third), store=tiny.store), quiet)
-    assert torch.equal(found.tensors["model.norm.weight"], second.tensors["model.norm.weight"])
+    assert again == changed
+    check_child(third, second.manifest)
+    place = third.shards.index(again)
+    chain = [third, second.manifest, first.manifest]
+    assert shard_lineage(chain, place) == [changed, first.manifest.shards[place]]
+    last = ModelRef(manifest=manifest_digest(third), store=tiny.store)
+    for found in (load_weights(last, quiet), load_weights(last, quiet, base=second)):
+        assert torch.equal(found.tensors["model.norm.weight"], second.tensors["model.norm.weight"])
 
 
 def test_a_base_other_than_the_parent_is_not_used(tiny: ModelRef, tmp_path: Path) -> None:

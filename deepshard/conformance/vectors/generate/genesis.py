@@ -102,7 +102,6 @@ def _starts() -> Iterator[Json]:
         ("as much money as there may be", _bare(accounts=(rich,))),
         ("the longest chain id", _bare(chain_id="0" * 50, time_ms=2**62)),
         ("a LoRA recipe", _with({"recipe.lora": LoraRecipe(128, 1, ("q_proj", "mlp.up_proj"))})),
-        ("a LoRA recipe for all layers", _with({"recipe.lora": LoraRecipe(1, 16)})),
     ):
         entries = _entries(given)
         encoded = forms.encoded(_values(given))

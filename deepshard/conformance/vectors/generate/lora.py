@@ -193,4 +193,5 @@ def _bad() -> Iterator[Json]:
 
 def _refused(name: str, slices: tuple[TensorSlice, ...], base: bytes, chunk: bytes) -> Json:
     entry = entry_of(slices, base, "lora", chunk, base)
-    return refuse(f"lora: {name}", _FORM, _BAD, **_fields(entry, chunk, base))
+    tensors = _TENSORS[: slices[0].tensor + 1]
+    return refuse(f"lora: {name}", _FORM, _BAD, **_fields(entry, chunk, base, tensors))

@@ -274,8 +274,8 @@ def _children() -> Iterator[Json]:
         ("codec", {"codec": "lora"}),
         ("size", {"chunk_bytes": after.shards[0].chunk_bytes + 1}),
     ):
-        other = replace(after, shards=(replace(after.shards[0], **changes), after.shards[1]))
-        yield refuse(f"child: kept but for its {name}", kept, "InconsistentBase", **_fields(other, **grandparent))
+        changed = replace(after, shards=(replace(after.shards[0], **changes), after.shards[1]))
+        yield refuse(f"child: kept but for its {name}", kept, "InconsistentBase", **_fields(changed, **grandparent))
     whole = _rooted(replace(_NEXT, shards=(_plain_shard(0, 1), _plain_shard(1, 1))))
     address = content_digest(encode(whole))
     yield accept("child: no deltas", _CHILD, **_fields(whole, manifest=whole, digest=address, **parent))
