@@ -45,6 +45,16 @@ def check_numbers(dishonest: int, threads: int) -> None:
         raise UsageError(f"--threads {threads}: give a number of threads, or 0")
 
 
+def check_recipe(recipe: str) -> None:
+    """A recipe that the devnet has.
+
+    Raises:
+        UsageError: another one.
+    """
+    if recipe not in {"full", "lora"}:
+        raise UsageError(f"unknown recipe {recipe!r}: give full or lora")
+
+
 @app.command()
 def main(
     *,
@@ -71,6 +81,9 @@ def main(
             " voting, joining, training or scoring. May be given several times.",
         ),
     ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="What the trainers train: `full`, all weights, or `lora`, factors of low rank.")
+    ] = "full",
     threads: Annotated[int, typer.Option(help="Threads of each compute worker; 0: as the model's plan says.")] = 0,
     plain: Annotated[bool, typer.Option("--plain", help="Plain lines, also on a terminal.")] = False,
 ) -> None:
@@ -88,6 +101,7 @@ def main(
 
     try:
         check_numbers(dishonest, threads)
+        check_recipe(recipe)
         folder = directory.absolute()
         settings = Settings(
             model=check_model(model),
@@ -97,6 +111,7 @@ def main(
             dishonest=dishonest,
             faults=parse_faults(fault or []),
             threads=threads,
+            recipe=recipe,
         )
         islands = [each.node for each in settings.faults if each.kind == "partition"]
         network = open_network(sorted(set(islands))) if islands else None

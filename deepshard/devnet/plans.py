@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 
+import msgspec
+
 from deepshard.compute.jobs import ScoringPath
-from deepshard.ledger.params import Params, ProbePlan, Recipe, VerdictLimits
+from deepshard.ledger.params import LoraRecipe, Params, ProbePlan, Recipe, VerdictLimits
 from deepshard.primitives import UNITS_PER_TOKEN
 
 INFORMANT_BALANCE = 1_000 * UNITS_PER_TOKEN
@@ -122,9 +124,15 @@ REAL = Plan(
 )
 
 
-def plan_for(model: str) -> Plan:
-    """Plan of a run with `model`: `tiny` has its own, every real model shares one."""
-    return TINY if model == "tiny" else REAL
+def plan_for(model: str, recipe: str = "full") -> Plan:
+    """Plan of a run with `model`: `tiny` has its own, every real model shares one. `recipe` is `full` or `lora`."""
+    plan = TINY if model == "tiny" else REAL
+    if recipe == "full":
+        return plan
+    assert recipe == "lora"
+    # Factors that begin at zero take a higher rate than weights that are trained already.
+    rate = 10_000_000 if plan is TINY else 1_000_000
+    return replace(plan, recipe=msgspec.structs.replace(plan.recipe, learning_rate_nano=rate, lora=LoraRecipe(8, 16)))
 
 
 def params_for(plan: Plan) -> Params:

@@ -126,7 +126,7 @@ async def _supervise(run: _Run, processes: Processes) -> None:
         nursery.start_soon(run.memory.watch)
         run.stage = stage = Stage(
             settings=run.settings,
-            plan=plan_for(run.settings.model),
+            plan=plan_for(run.settings.model, run.settings.recipe),
             narrator=run.narrator,
             processes=processes,
             report=run.report,

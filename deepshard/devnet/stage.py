@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a person asked for. `threads` is 0 for the plan's own number."""
+    """What a person asked for. `threads` is 0 for the plan's own number, `recipe` is `full` or `lora`."""
 
     model: str
     directory: Path
@@ -35,6 +35,7 @@ class Settings:
     dishonest: int = 1
     faults: tuple[Fault, ...] = ()
     threads: int = 0
+    recipe: str = "full"
 
 
 class StepFailed(LocalError):

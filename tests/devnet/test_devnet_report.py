@@ -4,12 +4,17 @@ import io
 import json
 from pathlib import Path
 
+import pytest
+
+from deepshard.devnet.__main__ import check_recipe
 from deepshard.devnet.narration import Grid, PlainNarrator
 from deepshard.devnet.observe import account_total, find_equivocations, find_scorers, note_supply
 from deepshard.devnet.plans import REAL, TINY, params_for, plan_for, probe_texts, read_text
 from deepshard.devnet.report import BalanceReport, FaultReport, Report, TrainerReport, report_grids, write_report
 from deepshard.devnet.roster import make_roster
 from deepshard.devnet.story import tell
+from deepshard.errors import UsageError
+from deepshard.ledger.params import LoraRecipe
 from deepshard.primitives import UNITS_PER_TOKEN
 
 NAMES = {"ds1a": "trainer-1", "ds1i": "informant"}
@@ -132,6 +137,11 @@ def test_plans_make_valid_parameters() -> None:
     assert plan_for("smollm2") is plan_for("some/model") is REAL
     params = params_for(TINY)
     assert params.replication == 3
+    lora = [params_for(plan_for(model, "lora")).recipe for model in ("tiny", "smollm2")]
+    assert [recipe.lora for recipe in lora] == [LoraRecipe(rank=8, alpha=16)] * 2
+    assert [recipe.learning_rate_nano for recipe in lora] == [10_000_000, 1_000_000]
+    with pytest.raises(UsageError, match="unknown recipe 'half'"):
+        check_recipe("half")
 
 
 def test_texts_are_distinct_and_of_the_intended_size() -> None:

@@ -27,7 +27,7 @@ from deepshard.limits import BODY_BYTES_MAX, MIB
 from deepshard.merkle import MerkleProof, merkle_verify
 from deepshard.primitives import ZERO_DIGEST
 from deepshard.ranges import verify_range
-from deepshard.shards.codec import decode_shard
+from deepshard.shards.codec import decode_lora, decode_shard
 from deepshard.shards.manifest import FileEntry, ShardEntry, TensorEntry, TensorSlice
 from deepshard.shards.rules import decode_manifest
 from deepshard.wire.frames import FrameHeader, decompress_body, parse_frame_start
@@ -118,6 +118,15 @@ def plane_lengths() -> Iterator[Case]:
             yield partial(decode_shard, chunk, [("bf16", 64), ("i8", 32)], "planes")
 
 
+def factor_ranks() -> Iterator[Case]:
+    tensors = tuple(TensorEntry(f"t{number}", "bf16", (2**number, 2**20)) for number in range(21))
+    base = bytes(2**21)
+    for number in range(21):
+        for rank in (1, 2, 127, 128, 129, 2**15, 2**16 - 1):
+            chunk = struct.pack("<HB2I", rank, 1, 20, 20) + bytes(40)
+            yield partial(decode_lora, chunk, tensors, (TensorSlice(number, 0, 1),), base)
+
+
 def encoded_lengths() -> Iterator[Case]:
     """MessagePack heads of the largest lengths at many places of every record that peers send."""
     heads = [bytes.fromhex(head) for head in ("c6ffffffff", "dbffffffff", "ddffffffff", "dfffffffff", "c9ffffffff7f")]
@@ -170,6 +179,7 @@ FAMILIES: Final[dict[str, Callable[[], Iterator[Case]]]] = {
         handshake_lengths,
         zstd_sizes,
         plane_lengths,
+        factor_ranks,
         encoded_lengths,
         proof_counts,
         manifest_counts,
