@@ -16,11 +16,13 @@ rows.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from kernels.cpu_exact_products import LeftFactor
 from kernels.cpu_lanes import in_lanes
 from kernels.moment_state import Logits, merge_sums, no_words
 
@@ -85,8 +87,7 @@ class RowBlock:
         hidden_BH[: self._rows] = hidden_MH
         if logits.before_cap != 1.0:
             hidden_BH *= logits.before_cap
-        columns = range(0, max(self.width, 1), _PANEL_COLUMNS)
-        self._panels = [hidden_BH[:, start : start + _PANEL_COLUMNS] for start in columns]
+        self._factor = LeftFactor(hidden_BH, _PANEL_COLUMNS)
         self._table_SNB = hidden_BH.new_empty((4, tiles, self.size))
         self._target_B = hidden_BH.new_full((self.size,), -torch.inf)
         self._targets_M = targets_M
@@ -101,7 +102,7 @@ class RowBlock:
         for number, start in enumerate(range(0, words, TILE_WORDS)):
             stored_TH = shard_KH[start : start + TILE_WORDS]
             z_BT, chunks = buffers.of(max(len(stored_TH), _WORD_MULTIPLE))
-            _product(self._panels, _in_fp32(stored_TH, buffers.head_tile), z_BT)
+            self._factor.times(stored_TH, partial(_in_fp32, stored_TH, buffers.head_tile), z_BT)
             if self._logits.softcap:
                 z_BT.tanh_().mul_(self._logits.after_cap)
             if len(stored_TH) < _WORD_MULTIPLE:
@@ -168,14 +169,3 @@ def _in_fp32(tile_TH: Tensor, buffer: Tensor) -> Tensor:
     copy_TH[:words] = tile_TH
     copy_TH[words:] = 0.0
     return copy_TH
-
-
-def _product(panels: list[Tensor], tile_TH: Tensor, out_BT: Tensor) -> None:
-    start = 0
-    for panel_BC in panels:
-        part_TC = tile_TH[:, start : start + panel_BC.shape[1]]
-        if start:
-            torch.addmm(out_BT, panel_BC, part_TC.T, out=out_BT)
-        else:
-            torch.mm(panel_BC, part_TC.T, out=out_BT)
-        start += panel_BC.shape[1]

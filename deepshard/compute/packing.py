@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from kernels.cpu_exact_products import exact_linears
+
 Numbers = tuple[int, ...]
 
 PACK_ROWS_MAX: Final = 2048
@@ -197,7 +199,8 @@ def laid_out(pack: Pack) -> Iterator[None]:
     """The pack whose rows the packed attention of this thread is given."""
     _here.pack = pack
     try:
-        yield
+        with exact_linears():
+            yield
     finally:
         del _here.pack
 
