@@ -13,7 +13,7 @@ stored in: an fp32 tensor that holds bf16 numbers is taken the same way.
 torch has no such product on the CPU (bf16 in, fp32 out), but the wheel's matrix library has, under its public name.
 Where it or the units are missing, products are fp32's own.
 
-Shape suffixes: M rows, K input columns, N output columns, P pieces, B rows of a block.
+Shape suffixes: M rows, K input columns, N output columns, P pieces, B rows that are split at once.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 _PIECES: Final = 3
-_BLOCK_ROWS: Final = 256
-"""Rows that are split at once, so that the passes find them in the cache."""
+_BLOCK_ELEMENTS: Final = 1 << 16
+"""Numbers that are split at once, so that the passes find them in the cache."""
 _ROW_MAJOR: Final = 101
 _AS_IT_IS: Final = 111
 _TRANSPOSED: Final = 112
@@ -60,7 +60,10 @@ def _gemm() -> _Gemm | None:
     except (OSError, AttributeError):
         return None
     number, factor, address = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
-    gemm.argtypes = [*[number] * 6, factor, *[address, number] * 2, factor, address, number]
+    gemm.argtypes = [
+        *(number, number, number, number, number, number, factor),
+        *(address, number, address, number, factor, address, number),
+    ]
     gemm.restype = None
     generator = torch.Generator().manual_seed(0)
     x_MK, weight_NK = torch.randn(33, 70, generator=generator), torch.randn(40, 70, generator=generator).bfloat16()
@@ -75,14 +78,15 @@ def split(x_MK: Tensor, pieces_PMK: Tensor | None = None) -> Tensor:
     """bf16 [3, M, K] whose sum is the fp32 input, into the given memory if there is any."""
     if pieces_PMK is None:
         pieces_PMK = torch.empty((_PIECES, *x_MK.shape), dtype=torch.bfloat16)
-    rest_BK = torch.empty((min(_BLOCK_ROWS, x_MK.shape[0]), x_MK.shape[1]))
-    piece_BK = torch.empty_like(rest_BK)
-    for first in range(0, x_MK.shape[0], _BLOCK_ROWS):
-        block_BK = x_MK[first : first + _BLOCK_ROWS]
+    rows, width = x_MK.shape
+    step = max(1, _BLOCK_ELEMENTS // max(1, width))
+    rest_BK, piece_BK = torch.empty((2, min(step, rows), width))
+    for first in range(0, rows, step):
+        block_BK = x_MK[first : first + step]
         rest, piece = rest_BK[: len(block_BK)], piece_BK[: len(block_BK)]
         left = block_BK
         for number in range(_PIECES):
-            place = pieces_PMK[number, first : first + _BLOCK_ROWS]
+            place = pieces_PMK[number, first : first + step]
             place.copy_(left)
             if number + 1 < _PIECES:
                 piece.copy_(place)
@@ -91,11 +95,11 @@ def split(x_MK: Tensor, pieces_PMK: Tensor | None = None) -> Tensor:
 
 
 def as_bf16(weight: Tensor) -> Tensor | None:
-    """The weight's numbers as bf16, if that is what they are."""
-    if weight.dtype == torch.bfloat16:
-        return weight
-    rounded = weight.to(torch.bfloat16)
-    return rounded if torch.equal(rounded.to(weight.dtype), weight) else None
+    """The weight's numbers as bf16, if that is what they are and all are finite (0 times infinity would be NaN)."""
+    rounded = weight if weight.dtype == torch.bfloat16 else weight.to(torch.bfloat16)
+    if rounded is not weight and not torch.equal(rounded.to(weight.dtype), weight):
+        return None
+    return rounded if bool(torch.isfinite(rounded.sum(dtype=torch.float32))) else None
 
 
 def _multiply(gemm: _Gemm, pieces_PMK: Tensor, weight_NK: Tensor, out_MN: Tensor, *, is_first: bool) -> None:
@@ -162,7 +166,7 @@ class _Known(threading.local):
 
 
 _known: Final = _Known()
-_weights: Final = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]  # torch has no types for it
+_weights: Final[Any] = WeakIdKeyDictionary()
 _weights_lock: Final = threading.Lock()
 
 
@@ -170,7 +174,8 @@ _weights_lock: Final = threading.Lock()
 def exact_linears() -> Iterator[None]:
     """Within it, this thread's `torch.nn.functional.linear` of fp32 on the CPU goes by the matrix units where it may.
 
-    For inference: a gradient doesn't pass. A weight is known again by its memory and version, for as long as it lives.
+    For inference: a gradient doesn't pass. A weight is known again by its memory and version, for as long as it lives;
+    rows are known again while they are the same tensor, so a model must not change them between two linears.
     """
     gemm = _gemm()
     if gemm is None:
@@ -191,14 +196,14 @@ class _Linears(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Sequence[type],  # noqa: ARG002  # part of the interface
+        types: Sequence[type],  # part of the interface
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401  # whatever the function returns
-        if func is torch.nn.functional.linear and not kwargs and _is_plain(args):
+    ) -> Any:  # whatever the function returns
+        if func is torch.nn.functional.linear and not kwargs and _is_plain(*args[:2]):
             exact_NK = _known_weight(args[1])
             if exact_NK is not None:
-                return self._linear(args[0], exact_NK, args[2] if len(args) > 2 else None)  # noqa: PLR2004
+                return self._linear(args[0], exact_NK, args[2] if len(args) > 2 else None)
         return func(*args, **(kwargs or {}))
 
     def _linear(self, x: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
@@ -206,7 +211,8 @@ class _Linears(TorchFunctionMode):
             x_MK = x.reshape(-1, x.shape[-1])
             needed = _PIECES * x_MK.numel()
             if _known.memory.numel() < needed:
-                _known.memory = torch.empty(needed, dtype=torch.bfloat16)
+                with torch.inference_mode(mode=False):  # so that it can be written to in either mode
+                    _known.memory = torch.empty(needed, dtype=torch.bfloat16)
             _known.pieces_PMK = split(x_MK, _known.memory[:needed].view(_PIECES, *x_MK.shape))
             _known.x = x
         out = x.new_empty((*x.shape[:-1], weight_NK.shape[0]))
@@ -214,19 +220,21 @@ class _Linears(TorchFunctionMode):
         return out if bias_N is None else out.add_(bias_N)
 
 
-def _is_plain(args: tuple[Any, ...]) -> bool:
-    x, weight = args[0], args[1]
+def _is_plain(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
-        and weight.dim() == 2  # noqa: PLR2004
+        and weight.dim() == 2
+        and weight.stride(1) == 1
         and x.numel() > 0
         and weight.numel() > 0
     )
 
 
 def _known_weight(weight: Tensor) -> Tensor | None:
-    state = (weight.data_ptr(), None if weight.is_inference() else weight._version)  # noqa: SLF001
+    if weight.is_inference():  # it has no version, so a change in place wouldn't be noticed
+        return as_bf16(weight)
+    state = (weight.data_ptr(), weight._version)  # noqa: SLF001  # there is no public name for it
     with _weights_lock:
         known = _weights.get(weight)
         if known is None or known[0] != state:

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 
 from bench.wire.rows import Row, as_json, machine, show
+from kernels.cpu_exact_products import units
 
 from .linear import linear_accuracy_rows, linear_memory_rows, linear_rows, plane_rows
 from .moments import accuracy_rows, moments_rows
@@ -56,13 +57,13 @@ def main(arguments: Sequence[str]) -> int:
     before = machine()
     print(
         f"{before['processor']}, {before['cores']} cores, load {before['load']:.2f}, Python {before['python']}, "
-        f"torch {torch.__version__}, {chosen.threads} threads"
+        f"torch {torch.__version__}, {chosen.threads} threads, matrix units: {units() or 'none'}"
     )
     rows: list[Row] = []
     for name in names:
         rows += ROWS[name](quick=chosen.quick)
     show(rows)
     found = as_json(rows)
-    found["machine"] |= {"torch": torch.__version__, "threads": chosen.threads}
+    found["machine"] |= {"torch": torch.__version__, "threads": chosen.threads, "matrix units": units() or "none"}
     Path(chosen.json).write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     return 1 if chosen.check and not all(row.met for row in rows) else 0

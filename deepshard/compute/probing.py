@@ -19,6 +19,7 @@ import torch
 from deepshard.compute.jobs import TextScore
 from deepshard.compute.models import head_weight
 from deepshard.compute.packing import Pack, PackedModel, packs_of
+from kernels.cpu_exact_products import as_bf16, units
 from kernels.cpu_lanes import in_lanes
 from kernels.perturbation_score import PerturbationScores, perturbation_score
 
@@ -41,7 +42,9 @@ class Scorer:
 
     def __init__(self, model: Any) -> None:
         self._packed = PackedModel(model)
-        self._head_VH = head_weight(model).detach()
+        head_VH = head_weight(model).detach()
+        exact_VH = as_bf16(head_VH) if units() else None
+        self._head_VH = head_VH if exact_VH is None else exact_VH
         self.words = self._head_VH.shape[0]
         self._logits = logit_numbers(model.config.get_text_config())
         self.path = f"{OPERATOR} ({self._head_VH.device.type}, {self._packed.path})"
