@@ -116,28 +116,35 @@ class ChunkStore:
             MissingBlob: it isn't there.
             DiskCorruption: as `get`.
         """
-        known = self._leaves.get(digest)
-        if known is None:
-            data = self._read(digest, 0, BLOB_BYTES_MAX + 1)
-            known = Leaves(len(data), block_hashes(data))
-            if known.size > BLOB_BYTES_MAX or content_address(known.size, known.hashes) != digest:
-                raise self._found_corrupt(digest)
-            self._leaves.put(digest, known)
-        return known
+        return self._leaves.get(digest) or self._load(digest)[0]
 
-    def get_range(self, digest: bytes, first: int, count: int) -> bytes:
-        """Read blocks `first` to `first + count - 1` of a blob, all of which must exist, and verify them.
+    def get_range(self, digest: bytes, first: int, count_max: int) -> tuple[Leaves, bytes]:
+        """Read blocks from block `first` on, at most `count_max`, and verify them; none if the blob ends before.
 
         Raises:
             MissingBlob: it isn't there.
             DiskCorruption: as `get`.
         """
-        leaves = self.leaves(digest)
+        leaves = self._leaves.get(digest)
+        if leaves is None:  # the first range of a blob costs one pass over all of it, not a second one over itself
+            leaves, whole = self._load(digest)
+            return leaves, whole[first * CONTENT_BLOCK_BYTES : (first + count_max) * CONTENT_BLOCK_BYTES]
+        count = min(count_max, len(leaves.hashes) - first)
+        if count <= 0:
+            return leaves, b""
         size = range_bytes(leaves.size, first, count)
         data = self._read(digest, first * CONTENT_BLOCK_BYTES, size)
         if len(data) != size or block_hashes(data) != leaves.hashes[first : first + count]:
             raise self._found_corrupt(digest)
-        return data
+        return leaves, data
+
+    def _load(self, digest: bytes) -> tuple[Leaves, bytes]:
+        data = self._read(digest, 0, BLOB_BYTES_MAX + 1)
+        leaves = Leaves(len(data), block_hashes(data))
+        if leaves.size > BLOB_BYTES_MAX or content_address(leaves.size, leaves.hashes) != digest:
+            raise self._found_corrupt(digest)
+        self._leaves.put(digest, leaves)
+        return leaves, data
 
     def partial(self, digest: bytes) -> PartialState | None:
         """What has come of a blob that isn't complete; a complete one is finished by this, as by `put_range`.

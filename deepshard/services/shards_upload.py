@@ -182,10 +182,10 @@ class Uploads:
         if isinstance(request, BlobRequest):
             data = self._store.get(request.digest)
             return _Found(BlobStatus.FOUND, data, request.digest, len(data))
-        leaves, first = self._store.leaves(request.digest), request.first_block
+        first = request.first_block
+        leaves, data = self._store.get_range(request.digest, first, request.block_count)
         if first >= len(leaves.hashes):
             raise MalformedMessage(f"asks for block {first} of a blob that has {len(leaves.hashes)}")
         count = min(request.block_count, len(leaves.hashes) - first)
-        data = self._store.get_range(request.digest, first, count)
         address = content_address(len(data), leaves.hashes[first : first + count])
         return _Found(BlobStatus.FOUND, data, address, leaves.size, range_proof(leaves.hashes, first, count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from trio.testing import MockClock
 
 import deepshard.ranges
 from deepshard.disk.chunks import ChunkStore
+from deepshard.disk.leaves import Leaves
 from deepshard.errors import LocalError, MalformedMessage
 from deepshard.limits import RANGE_BLOCKS_MAX
 from deepshard.net.types import PeerInfo
@@ -378,7 +380,7 @@ async def test_ranges_are_refused_as_blobs_are(
         refused = RangeReply(1, DIGEST, BlobStatus.NOT_LICENSED, 0, 999, ())
         assert await _ask(cluster, seed, RangeRequest(1, DIGEST, 999, 1), name="stranger 2") == [(refused, b"")]
 
-        def broken(_digest: bytes, _first: int, _count: int) -> bytes:
+        def broken(_digest: bytes, _first: int, _count: int) -> tuple[Leaves, bytes]:
             raise LocalError("cannot read")
 
         monkeypatch.setattr(seed.store, "get_range", broken)
@@ -433,6 +435,7 @@ async def test_a_partial_that_rots_is_fetched_again_without_blaming_the_peer(
                 rotted += 1
                 with _partial(buyer).open("r+b") as file:
                     file.write(b"rot")
+                os.utime(_partial(buyer), ns=(0, 0))  # a coarse clock might not show that it was written to
             return message, attachment
 
         arrivals.change["seed"] = rot
