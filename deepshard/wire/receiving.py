@@ -29,9 +29,7 @@ from deepshard.wire.packets import Control, Credit, Streams
 _DATA_HEADER_BYTES: Final = 5
 _PIECE_BYTES_MIN: Final = 16 * KIB
 _STREAMS_STEP: Final = STREAMS_OPEN_MAX // 4
-_ROUND_S_MIN: Final = 0.005
-"""Round trips on one machine or in one rack are shorter than the turns that its processes get: a window for one of them
-leaves the link idle until both sides have had theirs."""
+_RTT_S_MIN: Final = 0.0001
 _RTT_S_UNKNOWN: Final = 0.1
 
 
@@ -169,10 +167,7 @@ class _Ordered:
 
 
 class _BulkWindow:
-    """How much credit for bulk may be given and not used: what the link carries in a round, and a quarter more.
-
-    A round is a round trip, or `_ROUND_S_MIN` where that is longer.
-    """
+    """How much credit for bulk may be given and not used: what the link carries in a round trip, and a quarter more."""
 
     def __init__(self) -> None:
         self.size = BULK_WINDOW_BYTES_MIN
@@ -182,7 +177,7 @@ class _BulkWindow:
 
     def note_rtt(self, seconds: float) -> None:
         """The shortest round trip is the link's; longer ones waited in queues."""
-        self.rtt_s = max(_ROUND_S_MIN, min(self.rtt_s, seconds))
+        self.rtt_s = max(_RTT_S_MIN, min(self.rtt_s, seconds))
 
     def note(self, size: int, now: float) -> None:
         elapsed = now - self._since
