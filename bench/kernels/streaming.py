@@ -62,7 +62,7 @@ class Size:
     limit_bytes: int
 
 
-FULL = Size(hidden=1024, inner=2816, layers=102, words=8192, probes=8, tokens=64, limit_bytes=640 * MIB)
+FULL = Size(hidden=768, inner=2048, layers=180, words=8192, probes=8, tokens=64, limit_bytes=608 * MIB)
 QUICK = Size(hidden=32, inner=48, layers=4, words=600, probes=2, tokens=8, limit_bytes=0)
 PERTURBATIONS = 3
 
@@ -78,7 +78,7 @@ def store_random(size: Size, store: BlobStore) -> ModelRef:
         hidden_size=size.hidden,
         intermediate_size=size.inner,
         num_hidden_layers=size.layers,
-        num_attention_heads=size.hidden // 16,
+        num_attention_heads=max(1, size.hidden // 64),
         tie_word_embeddings=False,
         dtype="bfloat16",
     )

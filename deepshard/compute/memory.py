@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +12,11 @@ from deepshard.limits import MIB
 
 AVAILABLE_SHARE: Final = 0.5
 """Of what is available a job plans to use so much: caches of the disk and other nodes of the machine want some too."""
+RETURNED_BYTES: Final = 1 * MIB
+"""Blocks from this size on go back to the system when they are freed, if `return_freed` was called."""
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+"""Parameters of mallopt(3)."""
 _MEMINFO: Final = Path("/proc/meminfo")
 _GROUP: Final = Path("/sys/fs/cgroup")
 
@@ -37,6 +44,19 @@ def available_bytes(meminfo: Path = _MEMINFO, group: Path = _GROUP) -> int:
     except (OSError, ValueError):  # no control group, or one without a limit, which reads "max"
         return available
     return max(0, min(available, limit - used + cached))
+
+
+def return_freed() -> None:
+    """Have the C library give freed memory back at once, for the rest of the process; where that is glibc.
+
+    By itself it raises both thresholds to the size of what is freed, up to 32 and 64 MiB, and keeps that much in each
+    thread's arena: measured, 230 MB beside 190 MB in use.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, RETURNED_BYTES)
+            mallopt(_M_TRIM_THRESHOLD, RETURNED_BYTES)
 
 
 def in_mib(size: int) -> str:

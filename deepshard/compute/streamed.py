@@ -26,7 +26,7 @@ from torch import Tensor
 
 from deepshard.compute.jobs import Progress, TextScore
 from deepshard.compute.layered import LayeredModel, Run
-from deepshard.compute.memory import in_mib
+from deepshard.compute.memory import in_mib, return_freed
 from deepshard.compute.packing import (
     ATTENTION,
     CANNOT_PACK,
@@ -156,6 +156,7 @@ class StreamedScorer:
             RemoteError: a chunk of the right address isn't an encoding of its shard.
             UnsoundWeights: there is a sketch, and weights aren't finite.
         """
+        return_freed()
         found: list[PerturbationScores] = []
         batches = list(self._batches([probe for probe in probes if len(probe[0]) > 1])) or [[]]
         layers = len(self._layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from deepshard.compute import pieces
 from deepshard.compute.jobs import ImportResult, ModelRef, Profile, ProfileResult, Progress, ScoreTexts
 from deepshard.compute.layered import LayeredModel, NotLayered
-from deepshard.compute.memory import available_bytes, memory_limit
+from deepshard.compute.memory import available_bytes, memory_limit, return_freed
 from deepshard.compute.models import BadModel, build_model, model_directory, tied_names
 from deepshard.compute.pieces import Piece, ShardReader, ahead
 from deepshard.compute.probing import Scorer, Sequences
@@ -389,3 +390,17 @@ def test_what_is_available_is_the_less_of_machine_and_control_group(tmp_path: Pa
     assert available_bytes(tmp_path / "none", tmp_path / "none") > 0
     assert memory_limit(12345) == 12345
     assert 0 < memory_limit(0) < available_bytes() * 0.75
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the resident size is Linux's to say")
+def test_what_is_freed_goes_back_to_the_system_after_blocks_that_were_larger() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    return_freed()
+    large = torch.ones(20 * 2**20, dtype=torch.uint8)  # would raise glibc's threshold to its size
+    del large
+    blocks = [torch.ones(4 * 2**20, dtype=torch.uint8) for _ in range(20)]
+    held = resident()
+    del blocks[:-1]  # the last one would keep those below it in the heap
+    assert held - resident() > 50 * 2**20
