@@ -15,6 +15,7 @@ from deepshard.services.placing import Placements
 from deepshard.services.view import ChainView
 from deepshard.services.weights import WeightsRegistry
 from deepshard.shards.layout import shard_name
+from deepshard.shards.manifest import Manifest
 from deepshard.shards.repair import failures_to_lose
 
 Safety = Literal["safe", "thin", "endangered", "lost"]
@@ -52,7 +53,7 @@ class MappedHolder:
         capacity: what it wants to hold at most in bytes, None if it doesn't say.
         seen_network: of the address that this node has a link with, unless that is private.
         present: whether it isn't away.
-        chunk_bytes: of all shards that fall to it.
+        chunk_bytes: of all shards that fall to it; a chunk that several of them have counts once.
     """
 
     address: bytes
@@ -141,7 +142,7 @@ class ShardMapper:
             for each in candidates
             if each.address in peers
         }
-        holders = tuple(_holder(state, each, shards, seen.get(each.address), away) for each in candidates)
+        holders = tuple(_holder(state, each, shards, manifest, seen.get(each.address), away) for each in candidates)
         return ShardMap(model.version, model.manifest, replication, tuple(shards), holders, _unsaid(holders))
 
 
@@ -154,7 +155,12 @@ def _safety(copies: int, failures: int, enough: int) -> Safety:
 
 
 def _holder(
-    state: State, candidate: Candidate, shards: list[MappedShard], seen: str | None, away: frozenset[bytes]
+    state: State,
+    candidate: Candidate,
+    shards: list[MappedShard],
+    manifest: Manifest,
+    seen: str | None,
+    away: frozenset[bytes],
 ) -> MappedHolder:
     offer = state.storage_offer(candidate.address)
     stake = next(each.stake for each in state.active().validators if each.address == candidate.address)
@@ -169,7 +175,7 @@ def _holder(
         seen_network=seen,
         present=candidate.address not in away,
         shards=len(mine),
-        chunk_bytes=sum(shard.chunk_bytes for shard in mine),
+        chunk_bytes=sum({manifest.shards[each.number].chunk: each.chunk_bytes for each in mine}.values()),
     )
 
 
