@@ -42,6 +42,7 @@ def create_app(backend: Backend, *, token: str, serve_chat: bool) -> Starlette:
             Route("/v1/evidence", routes.report_evidence, methods=["POST"]),
             Route("/v1/licences", routes.licences),
             Route("/v1/shards", routes.shards),
+            Route("/v1/audits", routes.audits),
             Route("/v1/download", routes.download),
             Route("/v1/models", routes.models),
             Route("/v1/propose", routes.propose, methods=["POST"]),
@@ -120,6 +121,9 @@ class _Routes:
 
     async def shards(self, _: Request) -> Response:
         return json_answer(await self._backend.shards())
+
+    async def audits(self, _: Request) -> Response:
+        return json_answer(await self._backend.audits())
 
     async def download(self, _: Request) -> Response:
         return json_answer(await self._backend.download())

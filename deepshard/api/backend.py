@@ -69,6 +69,14 @@ class Backend(Protocol):
         """
         ...
 
+    async def audits(self) -> list[Json]:
+        """Storage audits of the latest epochs, newest first.
+
+        Each has epoch, version, status (`open`, `closed`), opened_height, deadline, seed, slash_bp, agrees, shards
+        (number, shown, due and answered: addresses) and outcomes (holder, asked, failed, lost).
+        """
+        ...
+
     async def offer_storage(self, request: Mapping[str, Any]) -> Json:
         """capacity, operator, network -> transaction id, once it is in a block."""
         ...

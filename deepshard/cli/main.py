@@ -164,7 +164,7 @@ def rounds(*, home: Home = None, node: NodeUrl = None, as_json: AsJson = False) 
 
 @app.command()
 def explain(
-    subject: Annotated[str, typer.Argument(metavar="ID", help="A proposal, `round-N`, or an address.")],
+    subject: Annotated[str, typer.Argument(metavar="ID", help="A proposal, `round-N`, `audit-N`, or an address.")],
     *,
     home: Home = None,
     node: NodeUrl = None,

@@ -11,6 +11,8 @@ import typer
 from deepshard.cli.connection import Node
 from deepshard.cli.options import AsJson, Home, NodeUrl
 from deepshard.cli.output import printable, show_fields, show_json, show_rows, show_table
+from deepshard.errors import UsageError
+from deepshard.primitives import format_amount
 
 app = typer.Typer(name="shards", help="Who holds the weights, and what this node offers to hold.", no_args_is_help=True)
 _DANGER: Final = {"lost": 0, "endangered": 1, "thin": 2, "safe": 3}
@@ -79,6 +81,58 @@ def show_map(
     for group in answer["unsaid"]:
         members = ", ".join(numbers[each] for each in group["holders"])
         sys.stdout.write(f"{members} are seen in {group['network']}, and don't say that they share it\n")
+
+
+@app.command()
+def audits(
+    epoch: Annotated[
+        int | None,
+        typer.Argument(min=1, max=2**31 - 1, help="Of which epoch; else all that are kept."),
+    ] = None,
+    *,
+    home: Home = None,
+    node: NodeUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which holders were asked for what, who answered, and what who didn't has lost."""
+    found = Node.find(home, node).get("/v1/audits")
+    answer = [audit for audit in found if epoch in {None, audit["epoch"]}]
+    if epoch is not None and not answer:
+        kept = f"epochs {found[-1]['epoch']} to {found[0]['epoch']}" if found else "none"
+        raise UsageError(f"there is no audit of epoch {epoch}; this node has {kept}")
+    if as_json:
+        show_json(answer)
+        return
+    if not answer:
+        sys.stdout.write("no audits yet\n")
+    for place, audit in enumerate(answer):
+        if place:
+            sys.stdout.write("\n")
+        ends = "closed at" if audit["status"] == "closed" else "open until"
+        sys.stdout.write(f"epoch {audit['epoch']}: version {audit['version']}, {ends} height {audit['deadline']}\n")
+        lost = {outcome["holder"]: outcome["lost"] for outcome in audit["outcomes"]}
+        rows = [
+            (str(shard["number"]), holder, _answered(audit, shard, holder), _lost(lost.get(holder)))
+            for shard in audit["shards"]
+            for holder in shard["due"] or ("-",)
+        ]
+        show_rows(("SHARD", "HOLDER", "ANSWERED", "LOST IN ALL"), rows)
+        if not audit["agrees"]:
+            sys.stdout.write("the record doesn't agree with its own draw\n")
+
+
+def _answered(audit: dict[str, Any], shard: dict[str, Any], holder: str) -> str:
+    if not shard["shown"]:
+        return "nobody has shown it"
+    if holder == "-":
+        return "nobody is due"
+    if holder in shard["answered"]:
+        return "yes"
+    return "no" if audit["status"] == "closed" else "not yet"
+
+
+def _lost(units: int | None) -> str:
+    return "-" if not units else format_amount(units)
 
 
 @app.command()

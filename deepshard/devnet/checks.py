@@ -233,9 +233,18 @@ def _killed(report: Report) -> set[int]:
 
 
 def _bonds(report: Report) -> tuple[bool, str]:
-    less = [name for name, each in report.bonds.items() if each.after < each.before]
+    lost = {name: each.lost for name, each in report.audits.items()}
+    less = [name for name, each in report.bonds.items() if each.after < each.before - lost.get(name, 0)]
     passed = len(report.bonds) == VALIDATORS and not less and all(each.before > 0 for each in report.bonds.values())
     return passed, f"{', '.join(less) or 'nobody'} of {len(report.bonds)} validators lost stake"
+
+
+def _audits(report: Report) -> tuple[bool, str]:
+    # Whoever stood still, or was dead or cut off, for a whole audit couldn't answer.
+    faulty = {each.node for each in report.faults}
+    failed = [name for name, each in report.audits.items() if each.failed and name not in faulty]
+    asked, missed = (sum(getattr(each, name) for each in report.audits.values()) for name in ("asked", "failed"))
+    return not failed, f"{asked - missed} of {asked} blocks asked for were shown"
 
 
 def _no_equivocation(report: Report) -> tuple[bool, str]:
@@ -305,6 +314,7 @@ def _rules() -> Iterator[_Rule]:
     yield _Rule("every node is a process of its own", _nodes)
     yield _Rule("every node shut down cleanly", _clean_ends, _has_ended)
     yield _Rule("no validator lost stake", _bonds)
+    yield _Rule("validators showed what audits asked for", _audits)
     yield _Rule("nobody signed twice", _no_equivocation)
     yield _Rule("each fault came when it should, and took hold", _faults_came, _has_faults)
     yield _Rule("the network went on under each fault", _network_went_on, _has_faults)

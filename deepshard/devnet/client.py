@@ -105,6 +105,11 @@ class NodeClient:
         answer: list[Json] = await self._get("/v1/receipts", after=str(after))
         return answer
 
+    async def audits(self) -> list[Json]:
+        """Storage audits of the latest epochs."""
+        answer: list[Json] = await self._get("/v1/audits")
+        return answer
+
     async def block(self, height: int) -> Json:
         """A decided block, and who signed for it."""
         answer: Json = await self._get(f"/v1/blocks/{height}")

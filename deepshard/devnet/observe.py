@@ -10,7 +10,7 @@ import trio
 from deepshard.devnet.client import Json
 from deepshard.devnet.launch import LOG_NAME
 from deepshard.devnet.plans import SOUND_TITLE, VALIDATOR_STAKE
-from deepshard.devnet.report import BalanceReport, ProposalReport, Report, TrafficReport, TrainerReport
+from deepshard.devnet.report import AuditReport, BalanceReport, ProposalReport, Report, TrafficReport, TrainerReport
 from deepshard.devnet.roster import Participant, Role
 from deepshard.devnet.stage import Stage, StepFailed
 
@@ -74,6 +74,7 @@ async def observe(stage: Stage, balances_before: dict[str, int]) -> None:
             report.bytes_moved[each.name] = TrafficReport(bytes_in=seen["bytes_in"], bytes_out=seen["bytes_out"])
             if role == "inference":
                 report.download.light_client_height = int(seen["height"]) if seen["light"] else 0
+    await _read_audits(stage)
     await _read_bonds(stage)
     report.scored_by = await trio.to_thread.run_sync(find_scorers, stage.of_role("validator"))
     report.equivocations = await trio.to_thread.run_sync(find_equivocations, stage.roster)
@@ -84,6 +85,17 @@ async def _read_bonds(stage: Stage) -> None:
     for each in stage.of_role("validator"):
         bonded = int((await stage.observer.account(each.address))["bonded"])
         stage.report.bonds[each.name] = BalanceReport(address=each.address, before=VALIDATOR_STAKE, after=bonded)
+
+
+async def _read_audits(stage: Stage) -> None:
+    """What each validator was asked for in the audits that have closed."""
+    for audit in await stage.observer.audits():
+        for outcome in audit["outcomes"]:
+            name = stage.names.get(outcome["holder"], outcome["holder"])
+            entry = stage.report.audits.setdefault(name, AuditReport())
+            entry.asked += int(outcome["asked"])
+            entry.failed += int(outcome["failed"])
+            entry.lost += int(outcome["lost"])
 
 
 def find_equivocations(roster: Sequence[Participant]) -> list[str]:

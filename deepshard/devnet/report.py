@@ -74,6 +74,14 @@ class BalanceReport(msgspec.Struct, kw_only=True):
     after: int
 
 
+class AuditReport(msgspec.Struct, kw_only=True):
+    """Shards that a validator was asked for in storage audits, how many of them it failed to show, and what it lost."""
+
+    asked: int = 0
+    failed: int = 0
+    lost: int = 0
+
+
 class TrafficReport(msgspec.Struct, kw_only=True):
     """Bytes on the wire of one node, over all its links since it started."""
 
@@ -167,6 +175,7 @@ class Report(msgspec.Struct, kw_only=True):
     agreement_height: int = 0
     state_roots: dict[str, str] = {}
     bonds: dict[str, BalanceReport] = {}
+    audits: dict[str, AuditReport] = {}
     equivocations: list[str] = []
     scored_by: dict[str, str] = {}
     """Operator and path through which each validator scored the submissions."""

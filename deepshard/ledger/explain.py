@@ -315,7 +315,7 @@ def explain_audit(view: View, epoch: int) -> Json:
     """
     audit = view.audit(epoch)
     if audit is None:
-        raise UsageError(f"no audit of epoch {epoch}: there was none, or it is more than {AUDITS_KEPT} epochs ago")
+        raise UsageError(f"no such audit: there was none in epoch {epoch}, or it is over {AUDITS_KEPT} epochs ago")
     params, model = view.params(), view.model(audit.version)
     drawn = draw_shards(audit.seed, 0 if model is None else model.shard_count, params.audits_per_epoch)
     counts = [(holder, len(asked), len(failed)) for holder, asked, failed in audit_counts(audit)]

@@ -15,7 +15,7 @@ from deepshard.disk.chain import ChainStore
 from deepshard.disk.chunks import ChunkStore
 from deepshard.encoding import decode
 from deepshard.errors import LocalError, RemoteError, UsageError
-from deepshard.ledger.explain import explain_conviction, explain_proposal, explain_round
+from deepshard.ledger.explain import explain_audit, explain_conviction, explain_proposal, explain_round
 from deepshard.ledger.market import licence_price
 from deepshard.ledger.params import Genesis
 from deepshard.ledger.records import Receipt
@@ -35,6 +35,7 @@ from deepshard.node.presenting import (
     Json,
     account_json,
     block_json,
+    download_json,
     evidence_json,
     licence_json,
     proposal_json,
@@ -44,7 +45,7 @@ from deepshard.node.presenting import (
     validators_json,
 )
 from deepshard.node.settings import Settings
-from deepshard.primitives import ADDRESS_PREFIX, address_of, format_address, format_amount, parse_address
+from deepshard.primitives import ADDRESS_PREFIX, format_address, format_amount, parse_address
 from deepshard.services.accountability import EvidenceLocker, convicting
 from deepshard.services.curator import Curator
 from deepshard.services.inference import Inference
@@ -214,13 +215,18 @@ class NodeBackend:
         return [receipt_json(row.seq, decode(row.data, Receipt, bytes_max=TRANSACTION_BYTES_MAX)) for row in rows]
 
     async def explain(self, subject: str) -> Json:
-        """See `Backend.explain`: `round-N`, a proposal's or evidence's id, or an address (latest round, receipts)."""
+        """See `Backend.explain`: `round-N`, `audit-N`, a proposal's or evidence's id, an address (receipts and all)."""
         state = self._full_view().state
         if subject.startswith("round-"):
             number = subject.removeprefix("round-")
             if not number.isdecimal() or state.round(int(number)) is None:
                 raise UsageError(f"no such round: {subject}")
             return explain_round(state, int(number))
+        if subject.startswith("audit-"):
+            epoch = subject.removeprefix("audit-")
+            if not epoch.isdecimal() or len(epoch) > 10:
+                raise UsageError(f"no such audit: {subject}: give audit-N, with the number of an epoch")
+            return explain_audit(state, int(epoch))
         if subject.startswith(ADDRESS_PREFIX):
             receipts = await self.receipts(after=0, account=subject, subject=None)
             latest = state.current_round()
@@ -269,12 +275,17 @@ class NodeBackend:
             raise UsageError(_LIGHT)
         return shard_map_json(await self._mapper.draw())
 
+    async def audits(self) -> list[Json]:
+        """See `Backend.audits`."""
+        state = self._full_view().state
+        return [explain_audit(state, audit.epoch) for audit in reversed(state.audits())]
+
     async def download(self) -> Json:
         """See `Backend.download`."""
         inference = self._serving_role()
         return {
-            **_download_json(inference.download),
-            "history": [_download_json(download) for download in inference.history],
+            **download_json(inference.download),
+            "history": [download_json(download) for download in inference.history],
         }
 
     # -- acting ------------------------------------------------------------------------------------------------------
@@ -429,17 +440,3 @@ def _digest(text: str) -> bytes:
     if len(raw) != 32:
         raise UsageError(f"{text!r} is not an identifier: expected 64 hexadecimal digits")
     return raw
-
-
-def _download_json(download: Any) -> Json:  # noqa: ANN401  # a `Download`; its fields are listed once, here
-    return {
-        "version": download.version,
-        "state": download.state,
-        "manifest": download.manifest.hex(),
-        "weights_root": download.weights_root.hex(),
-        "chunks_done": download.chunks_done,
-        "chunks_total": download.chunks_total,
-        "chunks_verified": download.chunks_verified,
-        "bytes_by_peer": {format_address(address_of(key)): size for key, size in download.bytes_by_peer.items()},
-        "error": download.error,
-    }

@@ -11,8 +11,9 @@ from deepshard.ledger.accountability import evidence_id
 from deepshard.ledger.explain import explain_conviction
 from deepshard.ledger.records import Account, DataProposal, Licence, Receipt, TrainingRound
 from deepshard.ledger.state import State
-from deepshard.primitives import ZERO_DIGEST, format_address
+from deepshard.primitives import ZERO_DIGEST, address_of, format_address
 from deepshard.services.accountability import Held
+from deepshard.services.inference import Download
 from deepshard.services.shard_map import ShardMap
 
 Json = dict[str, Any]
@@ -178,6 +179,21 @@ def shard_map_json(drawn: ShardMap) -> Json:
             {"network": network, "holders": [format_address(address) for address in members]}
             for network, members in drawn.unsaid
         ],
+    }
+
+
+def download_json(download: Download) -> Json:
+    """State of a download of the weights."""
+    return {
+        "version": download.version,
+        "state": download.state,
+        "manifest": download.manifest.hex(),
+        "weights_root": download.weights_root.hex(),
+        "chunks_done": download.chunks_done,
+        "chunks_total": download.chunks_total,
+        "chunks_verified": download.chunks_verified,
+        "bytes_by_peer": {format_address(address_of(key)): size for key, size in download.bytes_by_peer.items()},
+        "error": download.error,
     }
 
 

@@ -29,6 +29,7 @@ from deepshard.primitives import parse_amount, parse_block_reference, tagged_has
 from deepshard.services.accountability import Accusations, EvidenceLocker, Reporter
 from deepshard.services.attack_reports import AttackReports
 from deepshard.services.attendance import Attendance
+from deepshard.services.auditor import Auditor
 from deepshard.services.catching_up import SnapshotPolicy
 from deepshard.services.chain import ChainService
 from deepshard.services.curator import Curator
@@ -350,6 +351,10 @@ class Node:
         self._scrubber = Scrubber(self.chunks, self.exchange.repair, first=os.urandom(32))
         self._supervisor.add("scrubber", self._scrubber.run)
         self._supervisor.add("scorer", scorer.run)
+        auditor = Auditor(
+            view=view, wallet=self._wallet, registry=self.registry, store=self.chunks, repair=self.exchange.repair
+        )
+        self._supervisor.add("auditor", auditor.run)
 
 
 def _check_named(home: Path, store: ChainStore, height: int, block_id: bytes) -> None:

@@ -223,7 +223,7 @@ class ShardExchange:
             elif self._damaged[digest] >= self._repair_attempts:
                 del self._damaged[digest]
                 _log.error("chunk.lost", digest=digest.hex(), attempts=self._repair_attempts)
-        return not self._damaged
+        return self._damaged.keys().isdisjoint(wanted)  # what was found meanwhile needn't wait
 
 
 def _add(totals: dict[bytes, int], peer: bytes, size: int) -> None:

@@ -146,6 +146,24 @@ class ScriptedBackend:
             "unsaid": [{"network": "192.0.2.0/24", "holders": [ALICE, bob]}],
         }
 
+    async def audits(self) -> list[Json]:
+        """One that is open, and one in which somebody failed."""
+        self._called("audits")
+        bob = format_address(bytes(20))
+        audit = {"version": 3, "seed": "88" * 32, "slash_bp": 10, "agrees": True}
+        asked = {"number": 4, "shown": True, "due": [ALICE, bob], "answered": [ALICE]}
+        unknown = {"number": 9, "shown": False, "due": [], "answered": []}
+        outcomes = [
+            {"holder": ALICE, "asked": 1, "failed": 0, "lost": 0},
+            {"holder": bob, "asked": 1, "failed": 1, "lost": UNITS_PER_TOKEN},
+        ]
+        return [
+            {"epoch": 8, "status": "open", "opened_height": 425, "deadline": 445, **audit}
+            | {"shards": [asked, unknown], "outcomes": []},
+            {"epoch": 7, "status": "closed", "opened_height": 375, "deadline": 395, **audit}
+            | {"shards": [asked, unknown], "outcomes": outcomes},
+        ]
+
     async def offer_storage(self, request: Mapping[str, Any]) -> Json:
         """Take the offer."""
         self._called("offer_storage", dict(request))

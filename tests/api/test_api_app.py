@@ -61,6 +61,7 @@ def error_of(response: httpx.Response) -> tuple[int, str, str]:
         ("/v1/evidence", ("evidence", None)),
         ("/v1/download", ("download", None)),
         ("/v1/shards", ("shards", None)),
+        ("/v1/audits", ("audits", None)),
     ],
 )
 async def test_reading_asks_the_backend_once(served: Served, path: str, call: tuple[str, Any]) -> None:

@@ -10,6 +10,7 @@ from test_cli_main import Command, assert_complaint, backend, command
 from deepshard.cli.parsing import parse_size
 from deepshard.cli.shards import format_size, letters
 from deepshard.errors import UsageError
+from deepshard.primitives import format_address
 from deepshard.testing.backend import ALICE, ScriptedBackend
 
 __all__ = ["backend", "command"]
@@ -44,6 +45,30 @@ async def test_an_offer_reaches_the_node_in_bytes(command: Command, backend: Scr
     assert "33" * 32 in out
     assert backend.calls == [("offer_storage", {"capacity": 15 * 10**11, "operator": "me", "network": ""})]
     assert_complaint(await command("shards", "offer", "--capacity", "much"), 2, "'much' is not a size")
+
+
+async def test_audits_tell_who_was_asked_who_answered_and_who_lost(command: Command, backend: ScriptedBackend) -> None:
+    code, out, err = await command("shards", "audits")
+    assert (code, err) == (0, "")
+    bob = format_address(bytes(20))
+    assert [" ".join(line.split()) for line in out.splitlines()] == [
+        "epoch 8: version 3, open until height 445",
+        "SHARD HOLDER ANSWERED LOST IN ALL",
+        f"4 {ALICE} yes -",
+        f"4 {bob} not yet -",
+        "9 - nobody has shown it -",
+        "",
+        "epoch 7: version 3, closed at height 395",
+        "SHARD HOLDER ANSWERED LOST IN ALL",
+        f"4 {ALICE} yes -",
+        f"4 {bob} no 1",
+        "9 - nobody has shown it -",
+    ]
+    code, out, _ = await command("shards", "audits", "7", "--json")
+    assert json.loads(out) == (await backend.audits())[1:]
+    refused = await command("shards", "audits", "5")
+    assert_complaint(refused, 2, "there is no audit of epoch 5; this node has epochs 7 to 8")
+    assert_complaint(await command("shards", "audits", "x"), 2, "'x' is not a valid")
 
 
 @pytest.mark.parametrize(

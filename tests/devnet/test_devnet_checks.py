@@ -11,6 +11,7 @@ import pytest
 from deepshard.devnet.checks import run_checks
 from deepshard.devnet.report import (
     AnswersReport,
+    AuditReport,
     BalanceReport,
     DownloadReport,
     FaultReport,
@@ -79,6 +80,7 @@ def good_report() -> Report:
         agreement_height=95,
         state_roots=dict.fromkeys(("validator-1", "validator-2", "validator-3", "validator-4"), "cc"),
         bonds={f"validator-{n}": BalanceReport(address="", before=1000, after=1000) for n in (1, 2, 3, 4)},
+        audits={f"validator-{n}": AuditReport(asked=3) for n in (1, 2, 3, 4)},
         scored_by={f"validator-{n}": "deepshard::perturbation_score (cpu, packed)" for n in (1, 2, 3)},
         processes=[ProcessReport(name=f"node-{n}", role="any", pid=n, exit_code=0) for n in range(1, 11)],
     )
@@ -217,6 +219,7 @@ CASES = [
     (set_to("bonds", {}), "no validator lost stake"),
     (set_to("bonds.validator-3.after", 999), "no validator lost stake"),
     (set_to("bonds.validator-3.before", 0), "no validator lost stake"),
+    (set_to("audits.validator-3.failed", 1), "validators showed what audits asked for"),
     (set_to("equivocations", ["validator-1 saw validator-3 sign twice at height 7"]), "nobody signed twice"),
     (set_to("processes.9.pid", 9), "every node is a process of its own"),
     (set_to("processes.9.exit_code", 1), "every node shut down cleanly"),
@@ -234,6 +237,16 @@ def test_a_void_round_that_changed_weights_fails() -> None:
     report = void_report()
     report.weights_root_after = report.download.weights_root = "bb" * 32
     assert failed(report) == ["a void round changes no weights"]
+
+
+def test_the_faulty_may_miss_audits_and_lose_what_they_cost() -> None:
+    report = faulted_report()
+    report.audits["validator-3"] = AuditReport(asked=2, failed=2, lost=5)
+    report.bonds["validator-3"].after -= 5
+    assert {each.node for each in report.faults} >= {"validator-3"}
+    assert failed(report) == []
+    report.bonds["validator-3"].after -= 1
+    assert failed(report) == ["no validator lost stake"]
 
 
 FAULT_CASES = [

@@ -25,8 +25,8 @@ def test_report_json_has_every_promised_field(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "report.json").read_text())
     promised = (
         "accepted rejected trainers supply_conserved weights_root_before weights_root_after logprob_before "
-        "logprob_after licence download answers phase_seconds peak_memory_bytes processes faults bonds equivocations "
-        "scored_by"
+        "logprob_after licence download answers phase_seconds peak_memory_bytes processes faults bonds audits "
+        "equivocations scored_by"
     )
     assert set(promised.split()) <= set(written)
     assert written["model"] == "tiny"

@@ -252,7 +252,8 @@ def test_who_is_due_holds_the_shard_by_both_sets() -> None:
 def test_a_version_of_this_epoch_is_not_audited_yet() -> None:
     network = AuditNetwork()
     network.blocks_until(lambda state: state.chain().epoch == 2, limit=60)
-    accepted = [ModelVersion(1, *[digest("m")] * 3, 4, 20, 0), ModelVersion(2, *[digest("n")] * 3, 5, 24, 0)]
+    tree = (digest("m"), digest("w"), digest("t"), 4)
+    accepted = [ModelVersion(version, *tree, height, 0) for version, height in ((1, 20), (2, 24))]
     changes: dict[bytes, Any] = {keys.model_key(model.version): model for model in accepted}
     state = network.state.changed({**changes, keys.CHAIN: replace(network.state.chain(), version=2)})
     assert audited_model(state).version == 1
@@ -357,7 +358,7 @@ def test_an_audit_that_is_open_is_explained_as_far_as_it_is() -> None:
     explained = explain_audit(network.state, 1)
     assert (explained["status"], explained["outcomes"], explained["agrees"]) == ("open", [], True)
     assert [len(one["answered"]) for one in explained["shards"]] == [1, 0, 0]
-    with pytest.raises(UsageError, match="no audit of epoch 9"):
+    with pytest.raises(UsageError, match="no such audit: there was none in epoch 9"):
         explain_audit(network.state, 9)
 
 

@@ -16,9 +16,9 @@ from deepshard.consensus.types import Header
 from deepshard.disk.chunks import ChunkStore
 from deepshard.encoding import encode
 from deepshard.identity import SecretKey
-from deepshard.ledger import BlockContext, OnionChain, execute_block, genesis_state, keys
-from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator
-from deepshard.ledger.records import ModelVersion
+from deepshard.ledger import BlockContext, OnionChain, execute_block, genesis_state, keys, select_transactions
+from deepshard.ledger.params import Genesis, GenesisAccount, GenesisValidator, Params
+from deepshard.ledger.records import ModelVersion, Receipt
 from deepshard.ledger.state import State
 from deepshard.ledger.storage import candidates_of
 from deepshard.ledger.transactions import Action, sign_transaction
@@ -83,7 +83,9 @@ class Node:
 class Keepers:
     """Nodes `nodes`, all linked; `silent` ones sign nothing."""
 
-    def __init__(self, root: Path, nursery: trio.Nursery, count: int, **options: Any) -> None:
+    def __init__(
+        self, root: Path, nursery: trio.Nursery, count: int, *, params: Params = SMALL_PARAMS, **options: Any
+    ) -> None:
         self.secrets = [SecretKey(content_digest(f"keeper {number}".encode())) for number in range(count)]
         self.onions = {key.address: OnionChain(key.seed, 300) for key in self.secrets}
         stake = 1000 * UNITS_PER_TOKEN
@@ -91,7 +93,7 @@ class Keepers:
         self.genesis = Genesis(
             chain_id=CHAIN_ID,
             time_ms=0,
-            params=SMALL_PARAMS,
+            params=params,
             validators=tuple(GenesisValidator(key.public, stake, self.onions[key.address].tip) for key in self.secrets),
             accounts=tuple(GenesisAccount(key.address, stake) for key in self.secrets),
             manifest=manifest_digest(manifest),
@@ -105,7 +107,10 @@ class Keepers:
         self.state = genesis_state(self.genesis)
         self.network = MemoryNetwork()
         self.silent: set[bytes] = set()
+        self.waiting: list[bytes] = []
+        """Transactions for the next block, of which it takes those that are valid."""
         self._signers: dict[int, list[bytes]] = {}
+        self.receipts: list[Receipt] = []
         self._nursery = nursery
         self._options = options
         placed = self.placed()
@@ -177,7 +182,11 @@ class Keepers:
             record = self.state.validator(proposer)
             assert record is not None
             context = BlockContext(CHAIN_ID, height, proposer, self.onions[proposer].preimage(record.onion_tip))
-            self.state = execute_block(self.state, context, transactions).state
+            chosen = select_transactions(self.state, context, self.waiting, bytes_max=1 << 20, count_max=100)
+            self.waiting = [data for data in self.waiting if data not in chosen]
+            result = execute_block(self.state, context, [*transactions, *chosen])
+            self.state = result.state
+            self.receipts += result.receipts
             transactions = ()
             self._signers[height] = able
             for node in self.nodes:
