@@ -68,7 +68,7 @@ async def test_audits_tell_who_was_asked_who_answered_and_who_lost(command: Comm
     assert json.loads(out) == (await backend.audits())[1:]
     refused = await command("shards", "audits", "5")
     assert_complaint(refused, 2, "there is no audit of epoch 5; this node has epochs 7 to 8")
-    assert_complaint(await command("shards", "audits", "x"), 2, "'x' is not a valid")
+    assert_complaint(await command("shards", "audits", "x"), 2, "Invalid value for 'epoch'")
 
 
 @pytest.mark.parametrize(

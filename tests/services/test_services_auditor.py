@@ -91,8 +91,9 @@ class Auditors:
     async def until_open(self, *, loser: Node | None = None) -> Audit:
         """Go on to the draw; just before it, `loser` loses all its chunks."""
         await self.keepers.blocks(EPOCH + EPOCH // 2 - 1)
-        for entry in model(0)[0].shards if loser is not None else ():
-            loser.store.delete(entry.chunk)
+        if loser is not None:
+            for entry in model(0)[0].shards:
+                loser.store.delete(entry.chunk)
         await self.keepers.blocks(1)
         assert not self.audit().closed
         return self.audit()

@@ -12,16 +12,17 @@ from deepshard.encoding import encode
 from deepshard.errors import MalformedMessage
 from deepshard.limits import SHARD_CHUNKS_MAX
 from deepshard.merkle import merkle_root
+from deepshard.placement import shard_key
 from deepshard.primitives import ZERO_DIGEST, content_digest
 from deepshard.ranges import block_count
-from deepshard.shards.layout import chunk_leaves, shard_key
-from deepshard.shards.manifest import Manifest, ShardEntry, TensorEntry, TensorSlice
+from deepshard.shards.layout import chunk_leaves
+from deepshard.shards.manifest import Codec, Manifest, ShardEntry, TensorEntry, TensorSlice
 
 TENSORS = (TensorEntry("w", "i8", (3, 16)),)
 
 
 def entry(row: int, name: str, base: bytes = ZERO_DIGEST) -> ShardEntry:
-    codec = "planes" if base == ZERO_DIGEST else "xor-planes"
+    codec: Codec = "planes" if base == ZERO_DIGEST else "xor-planes"
     return ShardEntry((TensorSlice(0, row, 1),), 16, digest(name), codec, digest("chunk " + name), 40 + row, base)
 
 
