@@ -13,6 +13,7 @@ from test_compute_training import BATCH, HELDOUT, PLAN, quiet, sketch_distance_b
 from deepshard.compute.adapters import Adapters, NoSuchLayers, first_factor
 from deepshard.compute.jobs import ModelRef, Profile, TrainResult
 from deepshard.compute.models import build_model, model_directory
+from deepshard.compute.pieces import ShardReader
 from deepshard.compute.scoring import profile
 from deepshard.compute.store import BlobStore
 from deepshard.compute.training import train
@@ -115,6 +116,19 @@ def test_what_stays_equal_keeps_its_parents_entry_also_if_that_is_a_delta(
     assert {shard.codec for shard in kept} == {"planes", "lora"}
     check_child(new, old)
     assert compare(old, new).bytes_to_fetch == second.encoded_bytes < 0.3 * trained["one"].encoded_bytes
+
+
+def test_pieces_of_a_version_on_factors_are_what_the_whole_is(
+    tiny: ModelRef, trained: dict[str, TrainResult], second: TrainResult
+) -> None:
+    """Read piece by piece beside its base, from which some of its entries, deltas among them, are kept."""
+    store, names = BlobStore(tiny.store), list(load_weights(tiny, quiet).tensors)
+    for older, newer in ((tiny, ref(tiny, trained["one"])), (ref(tiny, trained["one"]), ref(tiny, second))):
+        base = ShardReader(read_manifest(older), store)
+        reader = ShardReader(read_manifest(newer), store, base)
+        own, theirs = reader.read(reader.whole("all", names))
+        for found, expected in ((own, load_weights(newer, quiet)), (theirs, load_weights(older, quiet))):
+            assert [name for name in names if not torch.equal(found[name], expected.tensors[name])] == []
 
 
 def test_a_flipped_chunk_of_factors_is_named(tiny: ModelRef, trained: dict[str, TrainResult], tmp_path: Path) -> None:
