@@ -155,7 +155,7 @@ class Download:
                 nursery.start_soon(self._survey)
                 await self._schedule(nursery)
                 nursery.cancel_scope.cancel()
-        await self._disk.run(self._store.sync)
+        await self._sync()
         report = self._report(present, missing.resumed_bytes)
         _log.info(
             "fetch.finished",
@@ -170,6 +170,12 @@ class Download:
         if not self._swarm.done:
             raise self._incomplete()
         return report
+
+    async def _sync(self) -> None:
+        try:
+            await self._disk.run(self._store.sync)
+        except LocalError as error:
+            self._failure = self._failure or error  # what failed first says more
 
     def peer_came(self) -> None:
         """A peer connected: ask it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,37 @@ async def test_blobs_come_from_several_peers_and_are_stored(tmp_path: Path) -> N
             assert seed.exchange.stats.served_bytes == {buyer.key: report.bytes_by_peer[seed.key]}
         again = await buyer.exchange.fetch(WANTED)
         assert (again.verified, again.present) == (0, 20)
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+async def test_what_was_fetched_is_durable_when_the_fetch_ends(
+    tmp_path: Path,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    is_complete: bool,  # noqa: FBT001  # a case
+) -> None:
+    synced: list[int] = []
+    async with running(tmp_path) as cluster:
+        cluster.node("seed", BLOBS if is_complete else BLOBS[:10])
+        buyer = cluster.node("buyer")
+        cluster.network.connect("buyer", "seed")
+        original = os.fsync
+
+        def record(descriptor: int) -> None:
+            synced.append(os.fstat(descriptor).st_ino)
+            original(descriptor)
+
+        monkeypatch.setattr(os, "fsync", record)
+        if is_complete:
+            await buyer.exchange.fetch(WANTED)
+        else:
+            with pytest.raises(FetchIncomplete):
+                await buyer.exchange.fetch(WANTED, timeout_s=5.0)
+        brought = BLOBS if is_complete else BLOBS[:10]
+        names = [content_digest(data).hex() for data in brought]
+        files = [buyer.store.root / name[:2] / name[2:] for name in names]
+        assert {path.stat().st_ino for file in files for path in (file, file.parent)} <= set(synced)
+        assert len(synced) == len(files) + len({file.parent for file in files})
 
 
 @pytest.mark.clause("8.1/3", "8.6/7", "8.8/5", "6.4/24")
