@@ -161,7 +161,7 @@ def params_for(plan: Plan) -> Params:
         unbonding_blocks=6_100_000,
         block_interval_ms=100,
         trusting_period_ms=7 * 24 * 3600 * 1000,
-        epoch_blocks=20,
+        epoch_blocks=16,
         jail_blocks=100,
         recipe=plan.recipe,
         probes=plan.probes,
@@ -176,7 +176,7 @@ def params_for(plan: Plan) -> Params:
         fee_treasury_bp=2_000,
         replication=3,
         audits_per_epoch=2,
-        audit_blocks=9,
+        audit_blocks=7,
         audit_slash_bp=10,
     )
 

@@ -139,8 +139,8 @@ class Auditor:
 
     def _prepare(self, audit: Audit, leaves: tuple[ShardChunks, ...], shard: int) -> AnswerAudit:
         chunk, block = self._drawn(audit, leaves[shard])
-        data = self._store.get_range(chunk, block, 1)
-        proof = range_proof(self._store.leaves(chunk).hashes, block, 1)
+        of_chunk, data = self._store.get_range(chunk, block, 1)
+        proof = range_proof(of_chunk.hashes, block, 1)
         return AnswerAudit(audit.epoch, leaves[shard], leaf_path(leaves, shard), data, proof)
 
     async def _send(self, action: AnswerAudit | ShowAudit, shard: int) -> bool:
