@@ -8,6 +8,7 @@ loads narrowly. Then the static roofline of each kernel at some shapes.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import sys
@@ -15,6 +16,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+
+from bench.wire.rows import machine
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -57,6 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{len(rows)} compilations, {len(refused)} refused, {time.monotonic() - started:.0f} s")
     order = {(case.name, case.architecture): number for number, case in enumerate(selected)}
     rows.sort(key=lambda found: order[found.name, found.architecture])
-    result = {"compiled": [asdict(found) for found in rows], "roofline": roofline}
+    made_on = machine() | {"triton": importlib.metadata.version("triton")}
+    result = {"machine": made_on, "compiled": [asdict(found) for found in rows], "roofline": roofline}
     Path(chosen.json).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     return 1 if refused else 0
