@@ -14,6 +14,7 @@ from deepshard.encoding import decode
 from deepshard.ledger.onion import OnionChain
 from deepshard.limits import BLOCK_BYTES_MAX
 from deepshard.primitives import tagged_hash
+from deepshard.services.executor import SNAPSHOT_BLOCKS
 from deepshard.testing.chain_history import grow_chain
 
 DAY_MS = 24 * 3600 * 1000
@@ -21,7 +22,8 @@ HEIGHT = 120
 
 
 def test_an_old_network_is_joined_from_a_block_that_a_person_names(tmp_path: Path) -> None:
-    network = replace(genesis(), time_ms=time.time_ns() // 1_000_000 - 9 * DAY_MS)
+    params = replace(genesis().params, epoch_blocks=SNAPSHOT_BLOCKS)
+    network = replace(genesis(), params=params, time_ms=time.time_ns() // 1_000_000 - 9 * DAY_MS)
     ours, theirs = Home(tmp_path / "a", KEY, network), Home(tmp_path / "b", OTHER, network)
     onions = {KEY.address: OnionChain(tagged_hash("onion seed", KEY.seed))}
     grow_chain(ours.home, network, [KEY], onions, height=HEIGHT, interval_ms=9 * DAY_MS // (HEIGHT + 1))
@@ -37,4 +39,4 @@ def test_an_old_network_is_joined_from_a_block_that_a_person_names(tmp_path: Pat
         with theirs.running(roles="informant", peers=listen, snapshot_gap="60", trust=named) as node:
             height = node.wait_for("join.installed")["height"]
             assert height >= 100
-            assert height % 50 == 0
+            assert height % SNAPSHOT_BLOCKS == 0
