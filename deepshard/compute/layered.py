@@ -70,6 +70,7 @@ class LayeredModel:
         unused: names of tensors that the manifest has and the model ties away.
         words: V.
         width: H.
+        widest: the largest side of a layer's matrices.
 
     Raises:
         BadModel: the tensors don't fit the configuration.
