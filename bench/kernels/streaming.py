@@ -62,7 +62,7 @@ class Size:
     limit_bytes: int
 
 
-FULL = Size(hidden=768, inner=2048, layers=180, words=8192, probes=8, tokens=64, limit_bytes=608 * MIB)
+FULL = Size(hidden=768, inner=2048, layers=180, words=8192, probes=4, tokens=64, limit_bytes=608 * MIB)
 QUICK = Size(hidden=32, inner=48, layers=4, words=600, probes=2, tokens=8, limit_bytes=0)
 PERTURBATIONS = 3
 
