@@ -37,7 +37,7 @@ class Plan:
     rate: float
 
 
-QUICK: Final = Plan(validators=2, warm_s=0.5, steady_s=1.5, full_s=0.0, rate=200.0)
+QUICK: Final = Plan(validators=2, warm_s=0.5, steady_s=4.0, full_s=0.0, rate=200.0)
 FULL: Final = Plan(validators=4, warm_s=130.0, steady_s=60.0, full_s=30.0, rate=600.0)
 """Ids that gossip has seen are remembered for up to 120 s: before that, memory grows by design."""
 FULL_RATE: Final = 1e6

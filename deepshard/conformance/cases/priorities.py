@@ -18,6 +18,8 @@ from deepshard.limits import BULK_CREDIT_BYTES, DATA_BYTES_MAX, FRAME_CHARGE_BYT
 from deepshard.wire.messages import BlobRequest, Blocks, BlocksRequest
 
 QUIET_S = 1.0
+STALLED_S = 2.5
+"""A target that has sent nothing for so long waits for credit, and not for its machine."""
 BLOBS = 4
 PIECES_MIN = 4
 
@@ -49,7 +51,7 @@ async def _stall(harness: Harness) -> tuple[RawPeer, int]:
         await peer.say(BlocksRequest(number, 1, SYNC_BLOCKS_MAX))
     for number in range(BLOBS):
         await peer.say(BlobRequest(number, digest))
-    await _read_for(peer, QUIET_S)
+    await _read_for(peer, STALLED_S)
     del size
     return peer, each
 
