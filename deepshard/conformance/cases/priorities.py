@@ -19,14 +19,15 @@ from deepshard.wire.messages import BlobRequest, Blocks, BlocksRequest
 
 QUIET_S = 1.0
 STALLED_S = 2.5
-"""A target that has sent nothing for so long waits for credit, and not for its machine."""
+"""A target that has sent neither gossip nor bulk for so long waits for credit, and not for its machine."""
 BLOBS = 4
 PIECES_MIN = 4
 
 
 async def _read_for(peer: RawPeer, seconds: float) -> list[Packet]:
-    """Everything that comes until nothing does for a while."""
+    """Everything that comes until no gossip and no bulk has for a while; consensus may go on."""
     packets: list[Packet] = []
+    last = trio.current_time()
     while True:
         packet = None
         with trio.move_on_after(seconds):
@@ -34,6 +35,10 @@ async def _read_for(peer: RawPeer, seconds: float) -> list[Packet]:
         if packet is None:
             return packets
         packets.append(packet)
+        if packet.payload_bytes and packet.stream > 0:
+            last = trio.current_time()
+        elif trio.current_time() - last >= seconds:
+            return packets
 
 
 async def _stall(harness: Harness) -> tuple[RawPeer, int]:
