@@ -94,8 +94,12 @@ class ChunkStore:
             folders = set()
             while self._unsynced:
                 folders.add(self._unsynced.popleft())
-            for folder in folders:
-                _sync_folder(folder)
+            try:
+                for folder in sorted(folders):
+                    _sync_folder(folder)
+                    folders.discard(folder)
+            finally:
+                self._unsynced.extend(folders)  # what couldn't be synced isn't durable yet
 
     def get(self, digest: bytes) -> bytes:
         """Read a blob and verify it.

@@ -127,6 +127,30 @@ def test_a_writer_killed_midway_leaves_no_blob(store: ChunkStore) -> None:
     assert again.get(digest) == b"x" * 100_000
 
 
+def test_a_folder_that_could_not_be_synced_is_synced_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ChunkStore(tmp_path)
+    digest = store.put(b"data", sync_folder=False)
+    original = os.fsync
+
+    def fails(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(LocalError):
+        store.sync()
+    synced: list[int] = []
+
+    def record(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    store.sync()
+    assert synced == [_path(store, digest).parent.stat().st_ino]
+
+
 def test_folders_that_are_synced_at_the_end_are_synced_once_and_no_sooner(
     store: ChunkStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
